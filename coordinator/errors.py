@@ -1,0 +1,74 @@
+"""The error tree: who is to blame and what to do stands in the message, in one line.
+
+OvercastError                  anything this package refuses or fails at      exit code 1
+├── InputError                 the caller's data, options or problem          exit code 2
+│   └── UnknownNameError       a name that is in no registry
+├── StorageError               the store cannot do what was asked             exit code 1
+│   ├── KeyMissingError        no such key
+│   └── ConflictError          a create-only key exists, or a state moved on
+├── JobError                   the job cannot go on                           exit code 1
+│   ├── JobMissingError        no such job                                    exit code 2
+│   └── CancelledError         the job was cancelled                          exit code 3
+└── PhaseError                 too few results arrived to decode a phase      exit code 1
+
+Expected numerical ends (not converged, line search failed) are values in a result, never exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class OvercastError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class InputError(OvercastError):
+    """Data, options or a problem that cannot be used as given."""
+
+    exit_code = 2
+
+
+class UnknownNameError(InputError):
+    """A name that is in no registry; the message lists the close ones."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
+        super().__init__(f"unknown {kind} {name!r}: {hint}")
+
+
+class StorageError(OvercastError):
+    """The store cannot do what was asked."""
+
+
+class KeyMissingError(StorageError):
+    """No object has this key."""
+
+
+class ConflictError(StorageError):
+    """A create-only key exists already, or a compare-and-swap found another version."""
+
+
+class JobError(OvercastError):
+    """A job that cannot go on."""
+
+
+class JobMissingError(JobError):
+    """No job has this id."""
+
+    exit_code = 2
+
+
+class CancelledError(JobError):
+    """The job was cancelled; its best iterate so far is in its result."""
+
+    exit_code = 3
+
+
+class PhaseError(OvercastError):
+    """Too few results arrived for a phase's code to decode."""
