@@ -95,10 +95,21 @@ def _csr(arrays: NamedArrays, n_rows: int, n_features: int, where: str) -> spars
     )
     if not sound:
         raise StorageError(f"{where}: damaged sparse rows (indices out of range); import the data again")
-    # built by hand: the constructor would scan and may copy
-    out = sparse.csr_matrix((n_rows, n_features), dtype=data.dtype)
+    return csr_view(data, indices, indptr, n_features)
+
+
+def csr_view(data: Array, indices: Array, indptr: Array, n_features: int) -> sparse.csr_matrix:
+    """A CSR matrix on these very arrays: the constructor would scan them and may copy."""
+    out = sparse.csr_matrix((indptr.size - 1, n_features), dtype=data.dtype)
     out.data, out.indices, out.indptr = data, indices, indptr
     return out
+
+
+def csr_rows(X: sparse.csr_matrix, start: int, stop: int) -> sparse.csr_matrix:
+    """Rows start..stop of `X`; values and indices are views, only the row pointer is new."""
+    low, high = int(X.indptr[start]), int(X.indptr[stop])
+    pointer = (X.indptr[start : stop + 1] - low).astype(X.indices.dtype)
+    return csr_view(X.data[low:high], X.indices[low:high], pointer, X.shape[1])
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,7 @@ class RowBlocks:
             raw: Mapping[str, Any] = json.loads(text)
             if raw["format"] != FORMAT:
                 raise InputError(f"{where}: data format {raw['format']}, this version reads {FORMAT}; import it again")
-            tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+            tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
             return cls(**tuples)
         except (ValueError, TypeError, KeyError) as error:
             raise StorageError(f"{where}: not a data manifest ({error})") from None
@@ -197,7 +208,6 @@ def memory_blocks(
     `X` is C-ordered float32/64 or canonical CSR with int32 indices, already checked; `y` is float64.
     """
     n, d = X.shape
-    dense = isinstance(X, np.ndarray)
     nbytes = X.nbytes if isinstance(X, np.ndarray) else X.data.nbytes + X.indices.nbytes
     if rows_per_block is None:
         # blocks of 2 to 32 MB, sixteen of them where the data is large enough: work for every core, little overhead
@@ -206,7 +216,7 @@ def memory_blocks(
     keys, rows = [], []
     for i, start in enumerate(range(0, n, rows_per_block)):
         part = slice(start, min(start + rows_per_block, n))
-        piece = X[part]  # for CSR this copies the index pointer and slices the rest
+        piece = X[part] if isinstance(X, np.ndarray) else csr_rows(X, part.start, part.stop)
         block = Block(piece, y[part], None if weight is None else weight[part])
         keys.append(f"data/{name}/block-{i:05d}")
         rows.append(block.n_rows)
@@ -216,8 +226,8 @@ def memory_blocks(
         keys=tuple(keys),
         rows=tuple(rows),
         n_features=d,
-        nnz=n * d if dense else int(X.nnz),
-        layout="dense" if dense else "csr",
+        nnz=n * d if isinstance(X, np.ndarray) else int(X.nnz),
+        layout="dense" if isinstance(X, np.ndarray) else "csr",
         dtype="float32" if X.dtype == np.float32 else "float64",
         classes=classes,
         weighted=weight is not None,
