@@ -68,7 +68,7 @@ def write(file: BinaryIO, arrays: NamedArrays, metadata: Mapping[str, str] | Non
     for array in arrays.values():
         # a view of the bytes, so that a block is not copied to be written
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        file.write(memoryview(plain.reshape(-1).view(np.uint8)))
+        file.write(plain.reshape(-1).view(np.uint8).data)
         file.write(b"\0" * _pad(plain.nbytes))
 
 

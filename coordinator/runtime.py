@@ -1,0 +1,141 @@
+"""The runtime: the one loop with a clock. It runs phases to decodability and keeps their records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from coordinator.errors import CancelledError, PhaseError
+from coordinator.executors.base import Executor
+from coordinator.executors.local import default_workers
+from coordinator.phases import Outcome, Phase, PhaseState, StragglerPolicy, Wait
+from coordinator.storage import Storage
+from coordinator.tasks import Arrays
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """One attempt: seconds since the runtime began, worker and fate ("used", "spare" or the error)."""
+
+    phase: str
+    index: int
+    attempt: int
+    started: float
+    ended: float
+    worker: str
+    fate: str
+
+
+@dataclass
+class Runtime:
+    """Runs phases on an executor.
+
+    Attributes
+    ----------
+    scratch : where small inputs of a step go.
+    prefix : key prefix of this step; `put` and task outputs lie under it.
+    replay : phase name -> results to use, to repeat a run bit for bit.
+    stopped : asked between results; a reason ends the run with CancelledError.
+    """
+
+    executor: Executor
+    scratch: Storage
+    policy: StragglerPolicy = field(default_factory=Wait)
+    max_attempts: int = 3
+    prefix: str = "step"
+    replay: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    stopped: Callable[[], str | None] = lambda: None
+    records: list[TaskRecord] = field(default_factory=list)
+    arrivals: dict[str, list[int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)  # recomputable values of a solver; never checkpointed
+    began: float = field(default_factory=time.perf_counter)
+    _count: int = 0
+    _held: list[str] = field(default_factory=list)
+    _blas: ThreadpoolController = field(default_factory=ThreadpoolController)
+
+    def put(self, array: NDArray[Any]) -> str:
+        """Store a small input under a fresh key, which names its content from now on."""
+        self._count += 1
+        key = f"{self.prefix}/in-{self._count:06d}"
+        self.scratch.put_arrays(key, {"array": array})
+        self._held.append(key)
+        return key
+
+    def release(self, keep: int = 64) -> None:
+        """Drop all but the newest `keep` small inputs."""
+        for key in self._held[:-keep]:
+            self.scratch.delete(key)
+        del self._held[:-keep]
+
+    def run(self, *phases: Phase) -> list[list[Arrays]]:
+        """Run phases together until each decodes; their decoded blocks, in order.
+
+        Raises PhaseError when one can no longer decode, CancelledError when `stopped` gives a reason.
+        """
+        began = time.perf_counter()
+        names: dict[str, PhaseState] = {}
+        for phase in phases:
+            only = frozenset(self.replay[phase.name]) if phase.name in self.replay else None
+            names[phase.name] = PhaseState(phase, self.policy, self.max_attempts, only)
+        try:
+            self._loop(names)
+        except BaseException:
+            self.executor.cancel()
+            raise
+        spent = time.perf_counter() - began
+        for name, state in names.items():
+            self.arrivals[name] = sorted(state.results)
+            kind = name.rsplit("#", 1)[0]
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + spent / len(names)
+        return [state.decode() for state in names.values()]
+
+    def _loop(self, states: dict[str, PhaseState]) -> None:
+        for state in states.values():
+            self.executor.submit(state.start(time.perf_counter()))
+        while not all(state.done for state in states.values()):
+            for outcome in self.executor.poll(0.05):
+                now = time.perf_counter()
+                state = states[outcome.launch.phase]
+                self._note(outcome, state)
+                again = state.record(outcome, now)
+                if again:
+                    self.executor.submit(again)
+            reason = self.stopped()
+            if reason is not None:
+                raise CancelledError(reason)
+            now = time.perf_counter()
+            for state in states.values():
+                if (why := state.stuck) is not None:
+                    raise PhaseError(why)
+                if backups := state.backups(now):
+                    self.executor.submit(backups)
+        if any(state.attempts and len(state.results) < sum(state.attempts.values()) for state in states.values()):
+            self.executor.cancel()  # spare copies still under way are of no use any more
+
+    def _note(self, outcome: Outcome, state: PhaseState) -> None:
+        spare = outcome.launch.index in state.results or state.done
+        fate = outcome.error or ("spare" if spare else "used")
+        launch = outcome.launch
+        start, end = outcome.started - self.began, outcome.ended - self.began
+        self.records.append(TaskRecord(launch.phase, launch.index, launch.attempt, start, end, outcome.worker, fate))
+
+    @contextmanager
+    def linalg(self) -> Iterator[None]:
+        """All BLAS threads for the coordinator's own dense algebra; tasks run with one each."""
+        began = time.perf_counter()
+        with self._blas.limit(limits=default_workers(), user_api="blas"):
+            yield
+        self.seconds["linear algebra"] = self.seconds.get("linear algebra", 0.0) + time.perf_counter() - began
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """One BLAS thread a task, for as long as the runtime is in use."""
+        with self._blas.limit(limits=1, user_api="blas"):
+            yield
