@@ -1,0 +1,47 @@
+"""Sketches, codes and random streams: the mathematics, with no clock, no I/O and no cloud."""
+
+from sketches.averaging import Debiased, HessianAverage, debias
+from sketches.codes import Arrays, Code, GroupQuorum, Quorum, Replication, Uncoded
+from sketches.factor import Factor, factor
+from sketches.operators import (
+    SJLT,
+    CountSketch,
+    Gaussian,
+    LessUniform,
+    Rows,
+    RowSampling,
+    SketchDistribution,
+    SparseSketch,
+)
+from sketches.oversketch import OverSketch
+from sketches.product_code import ProductCode
+from sketches.specs import SKETCHES, sketch_from_spec, to_spec
+from sketches.streams import stream
+
+__all__ = [
+    "SJLT",
+    "SKETCHES",
+    "Arrays",
+    "Code",
+    "CountSketch",
+    "Debiased",
+    "Factor",
+    "Gaussian",
+    "GroupQuorum",
+    "HessianAverage",
+    "LessUniform",
+    "OverSketch",
+    "ProductCode",
+    "Quorum",
+    "Replication",
+    "RowSampling",
+    "Rows",
+    "SketchDistribution",
+    "SparseSketch",
+    "Uncoded",
+    "debias",
+    "factor",
+    "sketch_from_spec",
+    "stream",
+    "to_spec",
+]
