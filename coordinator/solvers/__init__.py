@@ -1,1 +1,26 @@
-"""Solvers: one file each, and the registry."""
+"""The registry of solvers: one file each, one line here. The CLI, the client and the docs pick them up from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+from coordinator.errors import UnknownNameError
+from coordinator.solvers.base import Solver, check_settings
+
+SOLVERS: Final[dict[str, type[Any]]] = {}
+
+
+def make_solver(name: str, settings: Mapping[str, Any]) -> Solver:
+    """A configured solver; InputError for names and settings that are not known or not sound."""
+    if name not in SOLVERS:
+        raise UnknownNameError("solver", name, SOLVERS)
+    kind = SOLVERS[name]
+    known = [f.name for f in fields(kind)]
+    for key in settings:
+        if key not in known:
+            raise UnknownNameError(f"setting of solver {name!r}", key, known)
+    solver: Solver = kind(**settings)
+    check_settings(solver)
+    return solver

@@ -1,0 +1,189 @@
+"""What every solver is: a frozen configuration with `init` and `step` over a state of plain data.
+
+A step makes one iterate; the state is the checkpoint. A solver knows its problem and a `Runtime`, not where tasks run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.errors import InputError
+from coordinator.problem import Problem
+from coordinator.runtime import Runtime
+from coordinator.solvers.objective import Objective, Point, Vector
+
+S = TypeVar("S", bound="State")
+DOUBLE_BELOW = 1e-3  # relative residual from which float32 rows are multiplied in float64 (spec D6: before 1e-5)
+
+
+@dataclass(frozen=True)
+class State:
+    """An iterate and how it came about.
+
+    Attributes
+    ----------
+    w, value, gradient : parameters, objective with penalties, gradient of the smooth part.
+    double : whether they were computed in float64 products.
+    residual : norm of the gradient (with l1: of w - prox(w - gradient)).
+    residual0 : the first one; convergence is residual <= tol x residual0.
+    passes : times the data have been read.
+    reason : None while running, else why it ended: "converged" or a remedy-bearing sentence.
+    row : figures of this iteration for the history: numbers and short words.
+    """
+
+    iteration: int
+    w: NDArray[np.float64]
+    value: float
+    gradient: NDArray[np.float64]
+    double: bool
+    residual: float
+    residual0: float
+    passes: float = 0.0
+    reason: str | None = None
+    row: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def relative(self) -> float:
+        """Residual relative to the first."""
+        return self.residual / self.residual0 if self.residual0 > 0 else 0.0
+
+
+class Solver(Protocol):
+    """A frozen dataclass of settings. `state` is the class of its states, for reading checkpoints."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    state: ClassVar[type[Any]]
+    max_iter: int
+
+    def check(self, problem: Problem) -> None:
+        """InputError when this solver cannot take this problem."""
+
+    def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> Any:
+        """The first state, at `w0` (default 0)."""
+
+    def step(self, problem: Problem, state: Any, ctx: Runtime) -> Any:
+        """The next state; `reason` set when it is the last."""
+
+    def solution(self, state: Any) -> Vector:
+        """The flat parameter vector that the job returns."""
+        ...
+
+
+def residual_of(objective: Objective, w: Vector, gradient: Vector) -> float:
+    """Norm of the gradient; with l1, of the proximal residual w - prox(w - g) in units of the gradient."""
+    if not objective.problem.penalty.l1:
+        return float(np.linalg.norm(gradient))
+    # the least subgradient: it is what the proximal step removes to first order, and needs no step size
+    lasso = objective.lasso
+    at_zero = np.sign(gradient) * np.maximum(np.abs(gradient) - lasso, 0.0)
+    return float(np.linalg.norm(np.where(w != 0, gradient + lasso * np.sign(w), at_zero)))
+
+
+def begin(objective: Objective, w0: Vector | None) -> tuple[Point, dict[str, Any]]:
+    """Evaluate the start; fields that every first state shares."""
+    w = np.zeros(objective.problem.n_parameters) if w0 is None else np.array(w0, dtype=np.float64)
+    if w.shape != (objective.problem.n_parameters,):
+        raise InputError(f"the starting point has {w.size} parameters, the problem {objective.problem.n_parameters}")
+    point = objective.at(w)
+    residual = residual_of(objective, w, point.gradient)
+    residual0 = residual
+    if w0 is not None and np.any(w):
+        # tolerances are relative to zero parameters, wherever the start is
+        zero = objective.at(np.zeros_like(w))
+        residual0 = residual_of(objective, zero.w, zero.gradient)
+    common = {
+        "iteration": 0,
+        "w": w,
+        "value": point.value,
+        "gradient": point.gradient,
+        "double": point.double,
+        "residual": residual,
+        "residual0": residual0,
+        "passes": objective.passes,
+    }
+    return point, common
+
+
+def resume(objective: Objective, state: State) -> Point:
+    """The point of a state, with nothing computed anew."""
+    cached = objective.ctx.cache.get("point")
+    if isinstance(cached, Point) and cached.w is state.w:
+        return cached
+    return objective.restore(state.w, state.value, state.gradient, state.double)
+
+
+def advance(
+    objective: Objective, state: S, point: Point, tol: float, max_iter: int, row: dict[str, Any], **extra: Any
+) -> S:
+    """The next state at `point`, with convergence and the iteration limit settled."""
+    residual = residual_of(objective, point.w, point.gradient)
+    objective.ctx.cache["point"] = point
+    objective.ctx.release()
+    iteration = state.iteration + 1
+    reason = None
+    if not np.isfinite(point.value):
+        reason = "the objective is not finite: scale the columns, or add l2"
+    elif residual <= tol * state.residual0:
+        reason = "converged"
+    elif iteration >= max_iter:
+        reason = f"stopped after {max_iter} iterations: raise max_iter, or scale the columns"
+    return replace(
+        state,
+        iteration=iteration,
+        w=point.w,
+        value=point.value,
+        gradient=point.gradient,
+        double=point.double,
+        residual=residual,
+        passes=state.passes + objective.passes,
+        reason=reason,
+        row=row,
+        **extra,
+    )
+
+
+def wants_double(objective: Objective, state: State) -> bool:
+    """Whether the next evaluation should multiply float32 rows in float64."""
+    return objective.problem.data.dtype == "float32" and (state.double or state.relative < DOUBLE_BELOW)
+
+
+def parameters(solver: type[Any]) -> list[dict[str, Any]]:
+    """A solver's settings for listings: name, type, default and help."""
+    return [
+        {
+            "name": f.name,
+            "type": str(f.type).removesuffix(" | None"),
+            "default": f.default,
+            "help": f.metadata.get("help", ""),
+            **({"choices": list(f.metadata["choices"])} if "choices" in f.metadata else {}),
+        }
+        for f in fields(solver)
+    ]
+
+
+def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with help text."""
+    metadata: dict[str, Any] = {"help": text}
+    if choices:
+        metadata["choices"] = choices
+    return field(default=default, metadata=metadata)
+
+
+def check_settings(solver: Any) -> None:
+    """InputError for choices that are none and for common numbers out of range."""
+    for f in fields(solver):
+        value = getattr(solver, f.name)
+        choices = f.metadata.get("choices")
+        if choices and value not in choices:
+            raise InputError(f"{solver.name}: {f.name} must be one of {', '.join(choices)}, not {value!r}")
+        if f.name == "tol" and not (isinstance(value, int | float) and 0 < value < 1):
+            raise InputError(f"{solver.name}: tol must lie between 0 and 1, not {value!r}")
+        if f.name == "max_iter" and not (isinstance(value, int) and value >= 1):
+            raise InputError(f"{solver.name}: max_iter must be a whole number >= 1, not {value!r}")
+        if f.name == "seed" and not (isinstance(value, int) and value >= 0):
+            raise InputError(f"{solver.name}: seed must be a whole number >= 0, not {value!r}")
