@@ -41,6 +41,7 @@ class Runtime:
     scratch : where small inputs of a step go.
     prefix : key prefix of this step; `put` and task outputs lie under it.
     replay : phase name -> results to use, to repeat a run bit for bit.
+    arrivals : phase name -> results that were used, for phases that decoded without some.
     stopped : asked between results; a reason ends the run with CancelledError.
     """
 
@@ -91,7 +92,8 @@ class Runtime:
             raise
         spent = time.perf_counter() - began
         for name, state in names.items():
-            self.arrivals[name] = sorted(state.results)
+            if len(state.results) < len(state.phase.tasks):  # only what chance decided need be known to repeat it
+                self.arrivals[name] = sorted(state.results)
             kind = name.rsplit("#", 1)[0]
             self.seconds[kind] = self.seconds.get(kind, 0.0) + spent / len(names)
         return [state.decode() for state in names.values()]

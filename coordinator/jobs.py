@@ -1,0 +1,255 @@
+"""Jobs: spec, status, checkpoints, events and result as objects in storage, so that anyone with the store can look.
+
+jobs/ID/spec.json           what was asked, never changed
+jobs/ID/status.json         where it stands, by compare-and-swap
+jobs/ID/events/000012.json  figures of iteration 12
+jobs/ID/states/000012       checkpoint after iteration 12 (the newest two are kept)
+jobs/ID/tasks/000012        task records of iteration 12
+jobs/ID/cancel              somebody wants it to stop
+jobs/ID/result.json, result what it found
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator import checkpoint
+from coordinator.errors import ConflictError, InputError, JobError, JobMissingError, KeyMissingError, StorageError
+from coordinator.runtime import TaskRecord
+from coordinator.storage import Storage
+
+FORMAT: Final = 1
+Phase = Literal["queued", "running", "interrupted", "done", "cancelled", "failed"]
+FINAL: Final = ("done", "cancelled", "failed")
+_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{3,60}")
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What was asked: names and numbers, as JSON.
+
+    Attributes
+    ----------
+    data : name of a data set in the store.
+    problem : fields of `problem_from_spec` (or {"kind": ...} of another form of problem).
+    solver, settings : name in the registry, and its settings.
+    workers : threads of the local executor (None: all cores).
+    profile : rates of the machine that decisions stand on (None: measured at the start).
+    start : job whose solution is the starting point, or None.
+    policy : straggler policy, "wait" or "speculate".
+    """
+
+    id: str
+    data: str
+    problem: Mapping[str, Any]
+    solver: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    workers: int | None = None
+    profile: Mapping[str, Any] | None = None
+    start: str | None = None
+    policy: str = "wait"
+    created: float = 0.0
+    version: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a job stands; times in seconds since 1970."""
+
+    state: Phase
+    iteration: int = 0
+    objective: float | None = None
+    relative: float | None = None
+    message: str = ""
+    pid: int | None = None
+    started: float | None = None
+    updated: float | None = None
+    ended: float | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+
+def new_id() -> str:
+    """An id that sorts by time: seconds, then chance."""
+    return time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+
+
+class JobStore:
+    """Jobs in a storage."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def create(self, spec: JobSpec) -> JobSpec:
+        """Store a new job as queued; its spec with the time filled in."""
+        if not _ID.fullmatch(spec.id):
+            raise InputError(f"bad job id {spec.id!r}: use 4 to 60 small letters, digits and '-'")
+        spec = replace(spec, created=time.time())
+        try:
+            self.storage.put(self.key(spec.id, "spec.json"), _dump(asdict(spec)))
+        except ConflictError:
+            raise InputError(f"job {spec.id!r} exists already: choose another id, or resume it") from None
+        self.storage.swap(self.key(spec.id, "status.json"), _dump(asdict(Status("queued", updated=time.time()))), None)
+        return spec
+
+    def spec(self, job: str) -> JobSpec:
+        """The spec; JobMissingError if there is no such job."""
+        try:
+            raw = json.loads(self.storage.get(self.key(job, "spec.json")))
+        except (KeyMissingError, InputError):
+            known = self.ids()
+            hint = f"the newest is {known[-1]}" if known else "there are none yet"
+            raise JobMissingError(f"no job {job!r} in this store; {hint}") from None
+        except ValueError:
+            raise StorageError(f"job {job!r}: its spec is damaged; submit it anew") from None
+        if raw.get("format") != FORMAT:
+            raise JobError(f"job {job!r} was made by version {raw.get('version')!r} of overcast: use that one for it")
+        return JobSpec(**raw)
+
+    def status(self, job: str) -> Status:
+        """The status; a job whose process is gone reads as interrupted."""
+        return self._status(job)[0]
+
+    def update(self, job: str, **changes: Any) -> Status:
+        """Change the status by compare-and-swap; a final state is never left again, except to resume."""
+        while True:
+            status, version = self._status(job)
+            changed = replace(status, updated=time.time(), **changes)
+            try:
+                self.storage.swap(self.key(job, "status.json"), _dump(asdict(changed)), version)
+            except ConflictError:
+                continue
+            return changed
+
+    def ids(self) -> list[str]:
+        """Ids of all jobs, oldest first."""
+        return [key.split("/")[1] for key in self.storage.list("jobs") if key.endswith("/spec.json")]
+
+    def cancel(self, job: str) -> None:
+        """Ask the job to stop; it does so within a second, keeping its best iterate."""
+        self.spec(job)
+        if self.status(job).state in {"queued", "interrupted"}:
+            self.update(job, state="cancelled", ended=time.time(), message="cancelled before it ran on")
+        try:
+            self.storage.put(self.key(job, "cancel"), b"")
+        except ConflictError:
+            return
+
+    def cancelled(self, job: str) -> bool:
+        return self.storage.exists(self.key(job, "cancel"))
+
+    def clean(self, job: str) -> int:
+        """Delete everything of a job; how many objects went."""
+        self.spec(job)
+        if self.status(job).state == "running":
+            raise JobError(f"job {job!r} is running: cancel it first")
+        return self.storage.delete(f"jobs/{job}")
+
+    # -- what a run leaves ------------------------------------------------------------------------------------------
+
+    def save_state(self, job: str, iteration: int, state: Any, keep: int = 2) -> None:
+        """Checkpoint after `iteration`; older ones than the newest `keep` go."""
+        key = self.key(job, f"states/{iteration:06d}")
+        try:
+            self.storage.put_arrays(key, checkpoint.to_arrays(state))
+        except ConflictError:
+            return  # the run before got as far: the same bits
+        for old in self.storage.list(self.key(job, "states"))[:-keep]:
+            self.storage.delete(old)
+
+    def load_state(self, job: str, kind: type[Any]) -> Any | None:
+        """The newest checkpoint, or None."""
+        keys = self.storage.list(self.key(job, "states"))
+        return checkpoint.from_arrays(kind, self.storage.get_arrays(keys[-1]), keys[-1]) if keys else None
+
+    def save_event(self, job: str, iteration: int, row: Mapping[str, Any]) -> None:
+        """Figures of one iteration; written once."""
+        try:
+            self.storage.put(self.key(job, f"events/{iteration:06d}.json"), _dump(row))
+        except ConflictError:
+            return
+
+    def events(self, job: str, since: int = -1) -> list[dict[str, Any]]:
+        """Figures of the iterations after `since`, in order."""
+        keys = [k for k in self.storage.list(self.key(job, "events")) if int(k[-11:-5]) > since]
+        return [json.loads(self.storage.get(key)) for key in keys]
+
+    def save_tasks(self, job: str, iteration: int, records: Sequence[TaskRecord]) -> None:
+        """Task records of one iteration, as columns."""
+        phases = sorted({r.phase for r in records})
+        workers = sorted({r.worker for r in records})
+        fates = sorted({r.fate for r in records})
+        names = json.dumps([phases, workers, fates]).encode()
+        columns: dict[str, NDArray[Any]] = {"names": np.frombuffer(names, dtype=np.uint8)}
+        columns["ids"] = np.array(
+            [
+                [phases.index(r.phase), r.index, r.attempt, workers.index(r.worker), fates.index(r.fate)]
+                for r in records
+            ],
+            dtype=np.int32,
+        ).reshape(-1, 5)
+        columns["times"] = np.array([[r.started, r.ended] for r in records]).reshape(-1, 2)
+        try:
+            self.storage.put_arrays(self.key(job, f"tasks/{iteration:06d}"), columns)
+        except ConflictError:
+            return
+
+    def tasks(self, job: str) -> list[TaskRecord]:
+        """All task records; seconds since the run began."""
+        out = []
+        for key in self.storage.list(self.key(job, "tasks")):
+            columns = self.storage.get_arrays(key)
+            phases, workers, fates = json.loads(columns["names"].tobytes())
+            for (p, i, a, w, f), (start, end) in zip(columns["ids"].tolist(), columns["times"].tolist(), strict=True):
+                out.append(TaskRecord(phases[p], i, a, start, end, workers[w], fates[f]))
+        return out
+
+    def key(self, job: str, name: str) -> str:
+        return f"jobs/{job}/{name}"
+
+    def _status(self, job: str) -> tuple[Status, str]:
+        try:
+            data, version = self.storage.read(self.key(job, "status.json"))
+        except KeyMissingError:
+            self.spec(job)
+            raise
+        status = Status(**json.loads(data))
+        if status.state == "running" and status.pid is not None and not _alive(status.pid):
+            status = replace(status, state="interrupted", message="its process ended; resume it")
+        return status, version
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        # a zombie has ended: only its parent has not looked yet
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[0] != "Z"
+        )
+    except OSError:
+        return False
+
+
+def _dump(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not plain data")

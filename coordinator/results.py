@@ -1,0 +1,128 @@
+"""What a job found: coefficients, how it went, and predictions from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, special
+
+from coordinator.data.blocks import load_scale
+from coordinator.errors import ConflictError, InputError, JobError, KeyMissingError
+from coordinator.kernels import split
+from coordinator.problem import Problem
+from coordinator.storage import Storage
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A solution.
+
+    Attributes
+    ----------
+    coef_ : (d,), or (K, d) for multi-class losses, for columns as they were before any scaling on import.
+    intercept_ : number, or (K,); 0 without an intercept.
+    classes_ : labels in the order of K, the second being positive for binary losses; None for numeric targets.
+    n_iter_, converged, reason : iterations; whether the tolerance was reached; the end in words.
+    objective, residual, relative : at the solution; `relative` is the residual over the first one.
+    history : one row of figures an iteration.
+    chosen : what a solver that chooses has chosen, on what figures, and the sketches it used.
+    seconds : time by kind of phase, coordinator's linear algebra, and "total" (of all runs, if resumed).
+    passes : times the data were read.
+    """
+
+    job: str
+    solver: str
+    loss: str
+    coef_: Array
+    intercept_: Array | float
+    classes_: tuple[Any, ...] | None
+    n_iter_: int
+    converged: bool
+    reason: str
+    objective: float
+    residual: float
+    relative: float
+    passes: float
+    seconds: Mapping[str, float]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+    features: tuple[str, ...] | None = None
+
+    def decision_function(self, X: Array | sparse.csr_matrix) -> Array:
+        """Z = X coef + intercept: (n,), or (n, K)."""
+        if X.ndim != 2 or X.shape[1] != self.coef_.shape[-1]:
+            raise InputError(f"X has shape {X.shape}, the model was fitted on {self.coef_.shape[-1]} columns")
+        return np.asarray(X @ self.coef_.T + self.intercept_)
+
+    def predict(self, X: Array | sparse.csr_matrix) -> Array:
+        """Labels for losses with classes, means for Poisson, else z; (n,)."""
+        z = self.decision_function(X)
+        if self.classes_ is None:
+            return np.exp(z) if self.loss == "poisson" else z
+        index = z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(int)
+        return np.asarray(self.classes_)[index]
+
+    def predict_proba(self, X: Array | sparse.csr_matrix) -> Array:
+        """Class probabilities (n, K), K = 2 for logistic; InputError for losses that have none."""
+        if self.loss not in {"logistic", "softmax"}:
+            raise InputError(f"loss {self.loss!r} gives no probabilities: fit with logistic or softmax")
+        z = self.decision_function(X)
+        if z.ndim == 2:
+            return special.softmax(z, axis=1)
+        p = special.expit(z)
+        return np.stack([1 - p, p], axis=1)
+
+
+def make_result(
+    job: str,
+    solver: str,
+    problem: Problem,
+    storage: Storage,
+    w: NDArray[np.float64],
+    **figures: Any,
+) -> Result:
+    """The result at the flat parameter `w`, with column scaling undone."""
+    coefficients, bias = split(w, problem.n_rows_of_w, problem.intercept)
+    scale = load_scale(storage, problem.data)
+    if scale is not None:
+        coefficients = coefficients / (scale if coefficients.ndim == 1 else scale[:, None])
+    return Result(
+        job=job,
+        solver=solver,
+        loss=problem.loss.name,
+        coef_=np.ascontiguousarray(coefficients.T),
+        intercept_=np.array(bias) if coefficients.ndim == 2 and problem.intercept else float(np.max(bias)),
+        classes_=problem.data.classes if problem.loss.target in {"binary", "multiclass"} else None,
+        features=problem.data.features,
+        **figures,
+    )
+
+
+def save_result(storage: Storage, result: Result) -> None:
+    """Store it under the job, once; a second run that ends the same way changes nothing."""
+    plain = {k: v for k, v in vars(result).items() if k not in {"coef_", "intercept_"}}
+    try:
+        arrays = {"coef": result.coef_, "intercept": np.asarray(result.intercept_, dtype=np.float64)}
+        storage.put_arrays(f"jobs/{result.job}/result", arrays)
+        storage.put(f"jobs/{result.job}/result.json", json.dumps(plain).encode())
+    except ConflictError:
+        return
+
+
+def load_result(storage: Storage, job: str) -> Result:
+    """The result of a job; JobError when it has none yet."""
+    try:
+        plain = json.loads(storage.get(f"jobs/{job}/result.json"))
+        arrays = storage.get_arrays(f"jobs/{job}/result")
+    except KeyMissingError:
+        raise JobError(f"job {job!r} has no result yet") from None
+    plain |= {k: tuple(plain[k]) for k in ("classes_", "features", "history") if plain[k] is not None}
+    bias = arrays["intercept"]
+    return Result(coef_=np.array(arrays["coef"]), intercept_=np.array(bias) if bias.ndim else float(bias), **plain)
