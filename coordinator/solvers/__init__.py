@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from coordinator.errors import UnknownNameError
 from coordinator.solvers.base import Solver, check_settings
+from coordinator.solvers.newton import OverSketchedNewton
 
-SOLVERS: Final[dict[str, type[Any]]] = {}
+SOLVERS: Final[dict[str, type[Any]]] = {solver.name: solver for solver in (OverSketchedNewton,)}
 
 
 def make_solver(name: str, settings: Mapping[str, Any]) -> Solver:

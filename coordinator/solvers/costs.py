@@ -1,0 +1,180 @@
+"""The cost model: seconds of every move, from the machine's rates and the problem's shape (spec F).
+
+Decisions are functions of these figures and of the iterates alone, so that a resumed run decides alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, log, sqrt
+from typing import Any, Final
+
+from coordinator.problem import Problem
+from coordinator.profile import Profile
+
+NEWTON_STEPS: Final = 6.0  # outer iterations from zero to the last digit, typical of a GLM
+AVERAGED_STEPS: Final = 5.0  # steps before sketched iterations enter their linear phase
+REFRESHES: Final = 2.5  # preconditioners a solve builds
+MULTIPLES: Final = (3, 5, 10, 20, 40)  # sketch rows tried, in units of the columns
+DENSE_LIMIT: Final = 6000  # columns of the largest matrix that is formed and factored
+FULL_LIMIT: Final = 4000  # parameters up to which all classes share one matrix
+SPARSE_PAIR_SECONDS: Final = 6e-9  # a pair of non-zeros in a sparse Gram, one core
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds on one machine for one problem."""
+
+    problem: Problem
+    profile: Profile
+
+    @property
+    def what(self) -> str:
+        """Form of the Hessian model: "full", one matrix per "class", or "diagonal"."""
+        if self.problem.n_parameters <= FULL_LIMIT or self.problem.n_outputs == 1:
+            return "full" if self.problem.n_parameters <= DENSE_LIMIT else "diagonal"
+        return "class" if self.problem.n_rows_of_w <= DENSE_LIMIT // 2 else "diagonal"
+
+    @property
+    def columns(self) -> int:
+        """Columns of one matrix of the model."""
+        return self.problem.n_parameters if self.what == "full" else self.problem.n_rows_of_w
+
+    @property
+    def matrices(self) -> int:
+        return self.problem.n_outputs if self.what == "class" else 1
+
+    def overhead(self) -> float:
+        return self.profile.phase + self.profile.task * len(self.problem.data.keys) / self.profile.workers
+
+    def read(self) -> float:
+        """A gradient or a Hessian-vector product."""
+        data, K = self.problem.data, self.problem.n_outputs
+        # several outputs share a read of the rows: BLAS-3 on dense rows, half the cost each on sparse ones
+        if data.layout == "dense":
+            work = max(data.nbytes / self.profile.stream, 4.0 * data.nnz * K / self.profile.gemm32 if K > 1 else 0.0)
+        else:
+            work = data.nnz * (1 + 0.5 * (K - 1)) / self.profile.nonzeros
+        return work + self.overhead()
+
+    def gram(self) -> float:
+        """The exact Hessian."""
+        data, q = self.problem.data, self.columns
+        rate = self.profile.syrk32 / (1 if data.dtype == "float32" else 2)
+        work = data.n_rows * q * q / rate
+        if data.layout == "csr":
+            pairs = data.nnz**2 / max(data.n_rows, 1)
+            work = min(work + data.n_rows * q * 8 / self.profile.scatter, pairs * SPARSE_PAIR_SECONDS)
+        return work * self._class_pairs() + self.overhead()
+
+    def sketch(self, rows: float, hashes: int) -> float:
+        """A sketched Hessian of `rows` rows with `hashes` non-zeros a column."""
+        data, q = self.problem.data, self.columns
+        if data.layout == "dense":
+            scatter = hashes * data.nbytes / self.profile.scatter
+        else:
+            scatter = hashes * data.nnz / self.profile.sparse_scatter
+        rate = self.profile.syrk32 / (1 if data.dtype == "float32" else 2)
+        scatters = self.problem.n_outputs  # by Fisher sampling or one per class
+        return scatters * scatter + self.matrices * rows * q * q / rate + self.overhead()
+
+    def factor(self) -> float:
+        return self.matrices * self.columns**3 / 3 / self.profile.solve64
+
+    def spectrum(self) -> float:
+        """Debiasing and the pencil test: eigenvalues and two triangular solves."""
+        return self.matrices * self.columns**3 * (4 / 3 * 4.5 + 2 / 3) / self.profile.solve64
+
+    def _class_pairs(self) -> float:
+        K = self.problem.n_outputs
+        if K == 1:
+            return 1.0
+        # "full" forms all pairs of classes, each as wide as the features
+        return (K + 1) / (2 * K) if self.what == "full" else float(K)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cost model chose: strategy, sketch, and the predictions (seconds from zero to the tolerance)."""
+
+    strategy: str
+    what: str
+    rows: int
+    hashes: int
+    predicted: dict[str, float]
+    figures: dict[str, float]
+
+    def spec(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def ratio(q: int, rows: float) -> float:
+    """R = q / rows, short of 1: the mean-field rate of a sketch (spec A5) with every direction counted."""
+    return min(q / max(rows, 1.0), 0.95)
+
+
+def make_plan(
+    problem: Problem, profile: Profile, tol: float, strategy: str = "auto", rows: int | None = None, hashes: int = 0
+) -> Plan:
+    """Choose the strategy with the least predicted time; `strategy`, `rows` and `hashes` fix what the user fixed."""
+    costs = Costs(problem, profile)
+    n, q = problem.data.n_rows, costs.columns
+    digits = log(1 / tol)
+    read, gram, factor = costs.read(), costs.gram(), costs.factor()
+    hashes_ = hashes or 2
+    predicted: dict[str, float] = {}
+    best: dict[str, int] = {"pcg": 0, "averaged": 0, "sketch": 0}
+    if costs.what == "diagonal":
+        predicted["pcg"] = NEWTON_STEPS * 2 * read + 12 * digits * read
+    else:
+        if costs.what == "full":
+            predicted["exact"] = NEWTON_STEPS * (read + gram + factor)
+        # an exact Hessian that is kept for several steps
+        predicted["pcg"] = (NEWTON_STEPS + 1.2 * digits / 2) * read + REFRESHES * (gram + factor)
+        sizes = [rows] if rows else [c * q for c in MULTIPLES if c * q <= 0.5 * n]
+        for m in sizes:
+            rate = log(1 / sqrt(ratio(q, m)))
+            build = costs.sketch(m, hashes_) + factor
+            options = {"pcg": (NEWTON_STEPS + 1.2 * digits / rate) * read + REFRESHES * build}
+            if costs.what == "full" and m > 1.5 * q:
+                each = read + build + costs.spectrum()
+                options["averaged"] = (AVERAGED_STEPS + digits / (rate + 0.5)) * each
+                options["sketch"] = (AVERAGED_STEPS + 2 * digits / rate) * each
+            for name, seconds in options.items():
+                if rows or seconds < predicted.get(name, float("inf")):
+                    predicted[name] = seconds
+                    best[name] = int(m)
+    chosen = strategy
+    if strategy == "auto":
+        chosen = min((k for k in predicted if k != "sketch"), key=predicted.__getitem__)
+    figures = {
+        "read": read,
+        "gram": gram,
+        "factor": factor,
+        "sketch": costs.sketch(best.get(chosen, 0) or 5 * q, hashes_),
+    }
+    m = rows or best.get(chosen, 0)
+    if chosen in {"averaged", "sketch"} and not m:
+        m = min(n, 5 * q)
+    return Plan(chosen, costs.what, m, min(hashes_, max(m, 1)), predicted, figures)
+
+
+def laws(problem: Problem, kind: str, rows: int, hashes: int) -> list[dict[str, Any]]:
+    """One sketch per block of rows, `rows` in all, shared by rows of the block (row-local layout, spec D2)."""
+    out: list[dict[str, Any]] = []
+    n = problem.data.n_rows
+    for block in problem.data.rows:
+        m = max(1, ceil(rows * block / n))
+        if kind == "sjlt":
+            m = ceil(m / hashes) * hashes
+            out.append({"kind": "sjlt", "size": m, "hashes": hashes})
+        elif kind == "less_uniform":
+            out.append({"kind": "less_uniform", "size": m, "nonzeros": min(8, block)})
+        else:
+            out.append({"kind": kind, "size": m})
+    return out
+
+
+def law_rows(specs: list[dict[str, Any]]) -> int:
+    """Sketch rows in all."""
+    return sum(int(s["size"]) for s in specs)

@@ -1,0 +1,102 @@
+"""Metrics: models of the Hessian that can be inverted, and conjugate gradients preconditioned by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.solvers.objective import Objective, Point, Vector
+from sketches import Factor, factor
+
+
+class Metric(Protocol):
+    """A symmetric positive definite model of the Hessian."""
+
+    def solve(self, v: Vector) -> Vector: ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One matrix for all parameters, or one per class (parameters are (p, K) in C order)."""
+
+    factors: Sequence[Factor]
+
+    @classmethod
+    def of(cls, matrices: Sequence[NDArray[np.float64]], ridge: Vector) -> Dense:
+        """Data terms plus diag(ridge)."""
+        K = len(matrices)
+        parts = ridge.reshape(-1, K).T
+        return cls([factor(_shifted(G, r)) for G, r in zip(matrices, parts, strict=True)])
+
+    def solve(self, v: Vector) -> Vector:
+        if len(self.factors) == 1:
+            return self.factors[0].solve(v)
+        V = v.reshape(-1, len(self.factors))
+        return np.stack([f.solve(V[:, c]) for c, f in enumerate(self.factors)], axis=1).ravel()
+
+
+def _shifted(G: NDArray[np.float64], ridge: Vector) -> NDArray[np.float64]:
+    G.flat[:: len(G) + 1] += ridge
+    return G
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """The diagonal only."""
+
+    values: Vector
+
+    @classmethod
+    def of(cls, data: Vector, ridge: Vector) -> Diagonal:
+        """The data term's diagonal plus the ridge; columns that are all zero get the least positive entry."""
+        d = data + ridge
+        positive = d[d > 0]
+        return cls(np.maximum(d, positive.min() if positive.size else 1.0))
+
+    def solve(self, v: Vector) -> Vector:
+        return v / self.values
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A direction from conjugate gradients: `rate` is the log-reduction of the residual an iteration."""
+
+    direction: Vector
+    iterations: int
+    reduction: float
+
+    @property
+    def rate(self) -> float:
+        return float(-np.log(max(self.reduction, 1e-300)) / max(self.iterations, 1))
+
+
+def conjugate_gradients(objective: Objective, at: Point, metric: Metric, eta: float, limit: int) -> Solved:
+    """Minimise g'p + p'Hp/2 by CG preconditioned with `metric`, to |Hp + g| <= eta |g| (spec C9); a pass an iteration.
+
+    Ends early, with what it has, at `limit` iterations or where H shows no curvature. Zero iterations is a failure.
+    """
+    p = np.zeros_like(at.w)
+    r = -at.gradient
+    start = norm = float(np.linalg.norm(r))
+    z = metric.solve(r)
+    s = z.copy()
+    rz = float(r @ z)
+    done = 0
+    while done < limit and norm > eta * start and rz > 0:
+        Hs = objective.product(at, s)
+        curvature = float(s @ Hs)
+        if not curvature > 0 or not np.isfinite(curvature):
+            break
+        alpha = rz / curvature
+        p = p + alpha * s
+        r = r - alpha * Hs
+        done += 1
+        norm = float(np.linalg.norm(r))
+        z = metric.solve(r)
+        rz, before = float(r @ z), rz
+        s = z + (rz / before) * s
+    return Solved(p, done, norm / start if start else 0.0)
