@@ -6,6 +6,7 @@ float64, and `weight` (n,) where rows are weighted. Blocks are safetensors files
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from coordinator import arrays as codec
 from coordinator.arrays import NamedArrays
 from coordinator.errors import InputError, KeyMissingError, StorageError
 from coordinator.storage import Storage
@@ -96,6 +98,16 @@ def _csr(arrays: NamedArrays, n_rows: int, n_features: int, where: str) -> spars
     if not sound:
         raise StorageError(f"{where}: damaged sparse rows (indices out of range); import the data again")
     return csr_view(data, indices, indptr, n_features)
+
+
+def block_hash(arrays: NamedArrays) -> str:
+    """BLAKE2b of a block's arrays in the form they are stored in (the version of its file)."""
+    found = hashlib.blake2b(codec.header(arrays), digest_size=16)
+    for array in arrays.values():
+        plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        found.update(plain.reshape(-1).view(np.uint8).data)
+        found.update(b"\0" * (-plain.nbytes % codec.ALIGN))
+    return found.hexdigest()
 
 
 def csr_view(data: Array, indices: Array, indptr: Array, n_features: int) -> sparse.csr_matrix:

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from coordinator.data.files import last_line, line_of, lines, without
 from coordinator.data.intake import Intake, Piece, Words, not_finite
-from coordinator.data.numbers import PAD, Cuts, cut
+from coordinator.data.numbers import Cuts, cut
 from coordinator.data.tables import Roles, assign, check_weights
 from coordinator.errors import InputError
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_WORDLIKE: Final = frozenset({"", "nan", "na", "n/a", "null", "none", "?", "inf", "-inf", "+inf", "infinity"})
+_NO_NUMBER: Final = frozenset({"", "nan", "inf", "-inf", "+inf", "infinity", "-infinity"})
+_MISSING: Final = _NO_NUMBER | {"na", "n/a", "null", "none", "?"}
 _UNIT: Final = b"\x1f"  # the separator of rewritten pieces
 _MAX_TEXT: Final = 1000
 _NEWLINE: Final = 10
@@ -40,7 +42,9 @@ class Table:
         self.roles: Roles | None = None
         spaces = rb" \t" if delimiter == b"," else rb" "
         self._blanks = re.compile(rb"[" + spaces + rb"]*([" + delimiter + rb"\x1f\n])[" + spaces + rb"]*")
-        self._near_blank = re.compile(rb"[" + spaces + rb"][" + delimiter + rb"\x1f\n]|[" + delimiter + rb"\x1f\n][" + spaces + rb"]")
+        self._near_blank = re.compile(
+            rb"[" + spaces + rb"][" + delimiter + rb"\x1f\n]|[" + delimiter + rb"\x1f\n][" + spaces + rb"]"
+        )
 
     def pieces(self) -> Iterator[Piece]:
         """The rows."""
@@ -60,11 +64,14 @@ class Table:
         found = self.parse(text, delimiter)
         while not isinstance(found, Piece):
             rows = sorted(set(found.tolist()))
-            self.intake.bad(rows, lambda row, t=text: self.explain(line_of(t, row), delimiter, number + row))
+            self.intake.bad(rows, partial(self._say, text, delimiter, number))
             text = without(text, set(rows))
             found = self.parse(text, delimiter)
         if found.n_rows:
             yield found
+
+    def _say(self, text: bytes, delimiter: bytes, number: int, row: int) -> str:
+        return self.explain(line_of(text, row), delimiter, number + row)
 
     def _unquote(self, text: bytes, number: int) -> bytes:
         out: list[str] = []
@@ -90,13 +97,20 @@ class Table:
         fields = [field.decode("utf-8", "replace").strip() for field in all_lines[at].split(delimiter)]
         where = f"{self.path}, line {number + at}"
         if len(fields) == 1 and self.intake.options.labelled:
-            raise InputError(f"{where}: one column only: the separator here is {self.delimiter.decode()!r}; is it right?")
+            raise InputError(
+                f"{where}: one column only: the separator here is {self.delimiter.decode()!r}; is it right?"
+            )
         named = self.intake.options.header
         if named is None:
-            named = not any(_NUMBER.fullmatch(field) or field.lower() in _WORDLIKE for field in fields)
+            named = not any(_NUMBER.fullmatch(field) or field.lower() in _MISSING for field in fields)
+            # positions written as names, as a data frame without names leaves them
+            counted = range(int(fields[0]), int(fields[0]) + len(fields)) if fields[0] in {"0", "1"} else ()
+            named = named or (len(fields) > 2 and fields == [str(i) for i in counted])
         names = fields if named else [str(i) for i in range(len(fields))]
         if self.before is not None and len(self.before.names) != len(fields):
-            raise InputError(f"{where}: {len(fields)} fields, but the files before have {len(self.before.names)} columns")
+            raise InputError(
+                f"{where}: {len(fields)} fields, but the files before have {len(self.before.names)} columns"
+            )
         if self.before is not None and named and self.before.names != tuple(names):
             raise InputError(f"{where}: other column names than in the files before: give files of the same columns")
         label = len(fields) - 1 if self.intake.options.labelled else None
@@ -118,9 +132,6 @@ class Table:
         blank = (starts == ends) & cuts.empty(first[ends], last[ends])
         if bool(blank.any()):
             starts, ends, line = starts[~blank], ends[~blank], line[~blank]
-            if width > 1:
-                keep = np.ones(first.size, dtype=bool)
-                keep[np.flatnonzero(blank)] = True
         ragged = ends - starts + 1 != width
         if bool(ragged.any()):
             return line[ragged]
@@ -145,7 +156,9 @@ class Table:
             numeric, good = cuts.floats(label_first, label_last)
             if self.intake.words is None and self.intake.rows == 0 and not good[0]:
                 token = cuts.text(int(label_first[0]), int(label_last[0]))
-                if token.decode("utf-8", "replace").lower() not in _WORDLIKE and not _NUMBER.fullmatch(token.decode("utf-8", "replace")):
+                if token.decode("utf-8", "replace").lower() not in _MISSING and not _NUMBER.fullmatch(
+                    token.decode("utf-8", "replace")
+                ):
                     self.intake.words = Words("the label")
             if self.intake.words is None:
                 y = numeric
@@ -193,7 +206,7 @@ class Table:
                 if len(field) > _MAX_TEXT:
                     return f"{at}: a text of {len(field)} characters is no category"
                 continue
-            if field.lower() in _WORDLIKE:
+            if field.lower() in _MISSING:
                 return f"{at}: {role} is {field!r}: fill it in or leave the row out (on_bad_row='skip')"
             if not _NUMBER.fullmatch(field):
                 return f"{at}: {role} {field!r} is not a number{self._hint(column, number)}"
@@ -252,6 +265,3 @@ def read_delimited(path: Path, intake: Intake, delimiter: bytes, before: Roles |
     yield from table.pieces()
     assert table.roles is not None
     yield table.roles
-
-
-__all__ = ["PAD", "Table", "read_delimited"]

@@ -85,7 +85,6 @@ def lines(path: Path, intake: Intake, end: Callable[[bytes], int]) -> Iterator[t
     InputError
         For a file that cannot be read or decompressed, and for lines over 256 MB.
     """
-    before = intake.done
     number = 1
     rest = b""
     first = True
@@ -106,14 +105,14 @@ def lines(path: Path, intake: Intake, end: Callable[[bytes], int]) -> Iterator[t
                 size = PIECE
                 yield number, _unix(text[:stop])
                 number += text.count(b"\n", 0, stop)
-                intake.advance(before + raw.tell())
+                intake.advance(raw.tell())
             else:
                 size = min(2 * size, MAX_LINE)  # a long line: read on, in steps that keep the copying linear
                 if len(text) > MAX_LINE:
                     raise InputError(f"{path}, line {number}: a line of over {MAX_LINE >> 20} MB; is this text data?")
         if rest:
             yield number, _unix(rest + b"\n")
-    intake.advance(before + path.stat().st_size)
+    intake.advance(path.stat().st_size)
 
 
 def _unix(text: bytes) -> bytes:
@@ -138,4 +137,3 @@ def line_of(text: bytes, row: int) -> bytes:
 def without(text: bytes, rows: set[int]) -> bytes:
     """`text` with these lines (from 0) made blank, so that the others keep their numbers."""
     return b"\n".join(b"" if i in rows else line for i, line in enumerate(text.split(b"\n")))
-

@@ -42,7 +42,8 @@ class ImportOptions:
     scale : divide columns by their standard deviation ("std", root mean square about the mean) or by their largest
         magnitude ("maxabs"). Nothing is centred; constant columns keep their values.
     on_bad_row : "error" stops at the first row that cannot be used, "skip" leaves such rows out and counts them.
-    header : CSV and TSV: whether the first line holds names; None: it does when no field of it is a number.
+    header : CSV and TSV: whether the first line holds names; None: it does when no field of it is a number, or when its
+        fields count the columns from 0 or 1.
     one_hot : columns (names or indices) that become one 0/1 column for each distinct value.
     replace : an existing data set of this name is replaced, once the new one is complete.
     """
@@ -160,8 +161,9 @@ def join(pieces: Sequence[Piece]) -> Piece:
 class Words:
     """Distinct text values, numbered as they come and sorted at the end."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, name: str = "") -> None:
         self.what = what
+        self.name = name
         self._number: dict[str, int] = {}
 
     def encode(self, values: Array) -> NDArray[np.int32]:
@@ -172,6 +174,9 @@ class Words:
         if len(self._number) > MAX_WORDS:
             raise InputError(f"{self.what} has more than {MAX_WORDS} distinct values: it is no category; leave it out")
         return np.array(numbers, dtype=np.int32)[inverse]
+
+    def __len__(self) -> int:
+        return len(self._number)
 
     @property
     def sorted(self) -> list[str]:
@@ -190,25 +195,21 @@ class Intake:
 
     options: ImportOptions
     report: Callable[[Progress], None] | None = None
+    float_type: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
     words: Words | None = None
     hot: list[tuple[int, Words]] = field(default_factory=list)
     features: list[str] | None = None
+    n_columns: int | None = None
     rows: int = 0
     skipped: int = 0
     reasons: list[str] = field(default_factory=list)
-    done: int = 0
+    base: int = 0
     total: int = 0
 
-    @property
-    def float_type(self) -> np.dtype[Any]:
-        """What values are stored as when they come from text, integers or other floats."""
-        return np.dtype(self.options.dtype or "float64")
-
     def advance(self, done: int) -> None:
-        """Report `done` bytes of the source as read."""
-        self.done = done
+        """Report `done` bytes of the present file as read."""
         if self.report is not None:
-            self.report(Progress("read", done, self.total, self.rows))
+            self.report(Progress("read", min(self.base + done, self.total), self.total, self.rows))
 
     def bad(self, rows: Iterable[int], say: Callable[[int], str]) -> None:
         """Rows that cannot be used: raise InputError with what `say` finds, or count them."""
@@ -224,6 +225,12 @@ class Intake:
         with np.errstate(over="ignore", invalid="ignore"):
             out = values.astype(self.float_type, copy=False)
         return out, np.isfinite(out)
+
+
+def keep_type(intake: Intake, single: bool) -> None:
+    """Store float32 where that is asked for, or where the source is and nothing is asked for."""
+    asked = intake.options.dtype
+    intake.float_type = np.dtype(asked or ("float32" if single else "float64"))
 
 
 def not_finite(value: float, dtype: np.dtype[Any]) -> str:

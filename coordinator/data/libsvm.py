@@ -1,12 +1,10 @@
-"""libsvm text: `label [qid:n] index:value ... [# comment]` on each line.
-
-Speed, on two cores of 2.x GHz with other work beside it: see `coordinator.data.importing`.
-"""
+"""libsvm text: `label [qid:n] index:value ... [# comment]` on each line, `qid` ignored."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,11 +32,15 @@ def read_libsvm(path: Path, intake: Intake) -> Iterator[Piece]:
         found = parse(text, intake)
         while not isinstance(found, Piece):
             rows = sorted(set(found.tolist()))
-            intake.bad(rows, lambda row, t=text, n=number: explain(line_of(t, row), f"{path}, line {n + row}", intake))
+            intake.bad(rows, partial(_say, text, path, number, intake))
             text = without(text, set(rows))
             found = parse(text, intake)
         if found.n_rows:
             yield found
+
+
+def _say(text: bytes, path: Path, number: int, intake: Intake, row: int) -> str:
+    return explain(line_of(text, row), f"{path}, line {number + row}", intake)
 
 
 def parse(text: bytes, intake: Intake) -> Piece | NDArray[np.int64]:

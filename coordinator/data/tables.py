@@ -80,18 +80,15 @@ def assign(names: Sequence[str], intake: Intake, where: str, *, default_label: i
     numbers = tuple(column for column in range(len(names)) if column not in taken)
     if not numbers and not hot:
         raise InputError(f"{where}: no column is left for features, of {len(names)} in all; is the separator right?")
-    if not intake.hot:
-        intake.hot = [(column - sum(t < column for t in taken), Words(f"column {names[column]!r}")) for column in hot]
-    if named:
-        intake.features = [names[column] for column in numbers]
-    elif hot:
-        intake.features = [f"x{column}" for column in numbers]
+    if hot and not intake.hot:
+        # a table's categories take their column's place among the features
+        for column in hot:
+            name = names[column] if named else f"x{column}"
+            position = sum(number < column for number in numbers)
+            intake.hot.append((position, Words(f"{where}: column {names[column]!r}", name)))
+    if named or hot:
+        intake.features = [names[column] if named else f"x{column}" for column in numbers]
     return Roles(tuple(names), label, weight, hot, numbers)
-
-
-def hot_name(names: Sequence[str], column: int, *, named: bool) -> str:
-    """What the one-hot columns of `column` are called before the `=`."""
-    return names[column] if named else f"x{column}"
 
 
 def check_weights(weight: NDArray[np.float64]) -> NDArray[np.bool_]:
