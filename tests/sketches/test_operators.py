@@ -82,7 +82,8 @@ def test_a_draw_is_named_by_its_stream(sketch):
 
 @every
 def test_no_rows_sketch_to_zeros(sketch):
-    assert np.array_equal(sketch.apply(np.zeros((0, 3)), stream(0)), np.zeros((sketch.size, 3)))
+    for rows in (np.zeros((0, 3)), sparse.csr_array((0, 3))):
+        assert np.array_equal(sketch.apply(rows, stream(0)), np.zeros((sketch.size, 3)))
 
 
 @every
@@ -102,7 +103,15 @@ def test_sparse_output_is_the_dense_one(sketch):
     rows = sparse.random_array((60, 200), density=0.02, format="csr", rng=stream(11))
     result = sketch.apply_sparse(rows, stream(12))
     assert result.format == "csr"
-    assert np.array_equal(result.toarray(), sketch.apply(rows, stream(12)))
+    assert np.allclose(result.toarray(), sketch.apply(rows, stream(12)), rtol=0, atol=1e-13)
+
+
+@every
+def test_csr_rows_with_repeated_unsorted_indices(sketch):
+    """A CSR matrix may hold an entry in several parts, and its columns in any order."""
+    rows = sparse.csr_array((np.array([1.0, 2.0, 4.0, 8.0]), np.array([2, 0, 2, 1]), np.array([0, 3, 4])), shape=(2, 3))
+    expected = sketch.apply(np.array([[2.0, 0.0, 5.0], [0.0, 8.0, 0.0]]), stream(22))
+    assert np.allclose(sketch.apply(rows, stream(22)), expected, rtol=0, atol=1e-13)
 
 
 @every_sparse
