@@ -136,23 +136,32 @@ class Rowwise:
 
     def margins(self, name: str) -> Array:
         """Z of the block for the parameter input `name`, from the memo where it is."""
-        found = self._work.memo.get(self.key, self._work.key(name), "z")
+        found = self._work.memo.get(self.key, self._work.key(name), self._kept("z"))
         if found is not None:
             return found[0]
         w, bias = split(self._work.input(name), self.p, self.intercept)
         w = self.narrow(w)
         z = np.concatenate([np.asarray(part @ w, dtype=np.float64) + bias for _, part in self.chunks()])
-        self._work.memo.put(self.key, self._work.key(name), "z", value=(z,))
+        self._work.memo.put(self.key, self._work.key(name), self._kept("z"), value=(z,))
         return z
 
     def hessian(self) -> Array:
         """The rows' second derivatives at input `w` (weights not in), from the memo where they are."""
-        found = self._work.memo.get(self.key, self._work.key("w"), "h")
+        found = self._work.memo.get(self.key, self._work.key("w"), self._kept("h"))
         if found is not None:
             return found[0]
         h = self.loss.all(self.margins("w"), self.y)[2]
-        self._work.memo.put(self.key, self._work.key("w"), "h", value=(h,))
+        self._work.memo.put(self.key, self._work.key("w"), self._kept("h"), value=(h,))
         return h
+
+    def keep(self, z: Array, h: Array) -> None:
+        """Keep margins and second derivatives at input `w`."""
+        self._work.memo.put(self.key, self._work.key("w"), self._kept("z"), value=(z,))
+        self._work.memo.put(self.key, self._work.key("w"), self._kept("h"), value=(h,))
+
+    def _kept(self, what: str) -> str:
+        """Values of either precision are kept apart, or what a memo has dropped would come back with other bits."""
+        return what + "64" * self.double
 
 
 def each(work: Work, params: Problem) -> Iterator[Rowwise]:
@@ -187,8 +196,7 @@ def evaluate(work: Work, *, problem: Problem) -> Arrays:
                 g0 = g0 + dz.sum(axis=0)
             kept_z.append(z)
             kept_h.append(h)
-        work.memo.put(rowwise.key, work.key("w"), "z", value=(np.concatenate(kept_z),))
-        work.memo.put(rowwise.key, work.key("w"), "h", value=(np.concatenate(kept_h),))
+        rowwise.keep(np.concatenate(kept_z), np.concatenate(kept_h))
         gradient = add(gradient, join(g, g0 if rowwise.intercept else None))
     assert gradient is not None
     return np.array(value), gradient
@@ -297,9 +305,22 @@ def sketch(
 @kernel("glm.gram")
 def gram(work: Work, *, problem: Problem, what: str) -> Arrays:
     """Exact Hessian of the losses at `w`, laid out as by `sketch`."""
+    return _gram(work, problem, what, None)
+
+
+@kernel("glm.gram_columns")
+def gram_columns(work: Work, *, problem: Problem, what: str) -> Arrays:
+    """Exact Hessian of the losses at `w` in the features of input `columns` (int64) and the intercept, as by `gram`."""
+    return _gram(work, problem, what, work.input("columns"))
+
+
+def _gram(work: Work, problem: Problem, what: str, columns: Array | None) -> Arrays:
     grams: list[Array] = []
     for rowwise in each(work, problem):
-        h, p, X = rowwise.hessian(), rowwise.p, rowwise.block.X
+        h, X = rowwise.hessian(), rowwise.block.X
+        if columns is not None:
+            X = X[:, columns]
+        p = X.shape[1] + rowwise.intercept
         if rowwise.loss.multi and what == "full":
             K = h.shape[1]
             grams = grams or [np.zeros((K, p, K, p))]

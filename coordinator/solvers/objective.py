@@ -110,6 +110,15 @@ class Objective:
         self.passes += 1
         return [self._order(G, what) / self.weight for G in total(results)]
 
+    def gram_columns(self, at: Point, columns: NDArray[np.int64], what: str = "full") -> list[Matrix]:
+        """`gram` restricted to the features `columns` and the intercept."""
+        inputs = {"w": at.key, "columns": self.ctx.put(columns)}
+        blocks = self._blocks_of(self.groups(what, len(columns) + int(self.problem.intercept)))
+        params = [{"what": what}] * len(blocks)
+        results = self.phase("hessian", "glm.gram_columns", blocks, inputs, double=at.double, params=params)
+        self.passes += 1
+        return [self._order(G, what) / self.weight for G in total(results)]
+
     def sketch(
         self, at: Point, laws: Sequence[dict[str, Any]], seed: int, path: Sequence[int], what: str = "full"
     ) -> list[Matrix]:
@@ -119,10 +128,11 @@ class Objective:
         self.passes += 1
         return [self._order(G, what) / self.weight for G in total(results)]
 
-    def groups(self, what: str) -> list[range]:
+    def groups(self, what: str, n_rows_of_w: int | None = None) -> list[range]:
         """Blocks by task for results as large as a Gram: few, but a function of the problem alone."""
-        p = self.problem.n_parameters if what == "full" else self.problem.n_rows_of_w
-        size = 8 * p * p * (1 if what == "full" else self.problem.n_outputs)
+        K = self.problem.n_outputs
+        p = n_rows_of_w or self.problem.n_rows_of_w
+        size = 8 * p * p * (K * K if what == "full" else K)
         count = max(2, min(GRAM_TASKS, GRAM_MEMORY // max(size, 1)))
         n = len(self.problem.data.keys)
         edges = np.linspace(0, n, min(count, n) + 1).astype(int)
@@ -152,8 +162,9 @@ class Objective:
         double: bool,
         params: Sequence[dict[str, Any]],
         copies: int = 1,
+        code: Code | None = None,
     ) -> list[Arrays]:
-        """One phase with a task for every group of blocks; the results in order."""
+        """One phase with a task for every group of blocks; the results in order, all of them unless `code` says so."""
         self._phases += 1
         label = f"{name}#{self._phases}"
         problem = self.problem.task_params() | {"double": double}
@@ -170,7 +181,8 @@ class Objective:
             for copy in range(copies)
             for i, (keys, extra) in enumerate(zip(blocks, params, strict=True))
         ]
-        code: Code = Uncoded(len(blocks)) if copies == 1 else Replication(len(blocks), copies)
+        if code is None:
+            code = Uncoded(len(blocks)) if copies == 1 else Replication(len(blocks), copies)
         [results] = self.ctx.run(Phase(label, tasks, code))
         return results
 
@@ -185,15 +197,16 @@ class Objective:
         seed: int = 0,
     ) -> list[Arrays]:
         groups = self.groups(what)
-        keys = self.problem.data.keys
         params: list[dict[str, Any]] = []
         for group in groups:
             extra: dict[str, Any] = {"what": what}
             if laws is not None and paths is not None:
                 extra |= {"sketches": [laws[i] for i in group], "paths": [paths[i] for i in group], "seed": seed}
             params.append(extra)
-        blocks = [tuple(keys[i] for i in group) for group in groups]
-        return self.phase(name, kernel, blocks, {"w": at.key}, double=at.double, params=params)
+        return self.phase(name, kernel, self._blocks_of(groups), {"w": at.key}, double=at.double, params=params)
+
+    def _blocks_of(self, groups: Sequence[range]) -> list[tuple[str, ...]]:
+        return [tuple(self.problem.data.keys[i] for i in group) for group in groups]
 
     def _order(self, G: Matrix, what: str) -> Matrix:
         """Class-major columns, as kernels give them, to the C order of (p, K), as parameters are flattened."""
