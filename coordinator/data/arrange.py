@@ -146,12 +146,10 @@ class Arrangement:
         self._place = np.arange(width)
         self._hot: list[tuple[int, NDArray[np.int32]]] = []
         shift = 0
-        for i in sorted(range(len(intake.hot)), key=lambda i: intake.hot[i][0]):
-            position = intake.hot[i][0]
-            self._place[position:] += sizes[i]
-            self._hot.append((position + shift, intake.hot[i][1].order))
-            shift += sizes[i]
-        self._hot_order = sorted(range(len(intake.hot)), key=lambda i: intake.hot[i][0])
+        for (position, words), size in zip(intake.hot, sizes, strict=True):
+            self._place[position:] += size
+            self._hot.append((position + shift, words.order))
+            shift += size
         density = (tally.stored + intake.rows * len(intake.hot)) / (intake.rows * self.n_features)
         self.layout: Literal["dense", "csr"] = "dense"
         natural_csr = tally.sparse or bool(intake.hot)
@@ -212,8 +210,7 @@ class Arrangement:
 
     def _hot_columns(self, piece: Piece) -> list[Array]:
         assert piece.codes is not None
-        places = zip(self._hot, self._hot_order, strict=True)
-        return [start + order[piece.codes[:, i]] for (start, order), i in places]
+        return [start + order[codes] for (start, order), codes in zip(self._hot, piece.codes.T, strict=True)]
 
     def _checked(self, scaled: Array) -> Array:
         with np.errstate(over="ignore"):
@@ -244,8 +241,7 @@ class Arrangement:
         names = [""] * self.n_features
         for column, name in zip(self._place.tolist(), intake.features, strict=True):
             names[column] = name
-        for (start, _), i in zip(self._hot, self._hot_order, strict=True):
-            words = intake.hot[i][1]
+        for (start, _), (_, words) in zip(self._hot, intake.hot, strict=True):
             for k, word in enumerate(words.sorted):
                 names[start + k] = f"{words.name}={word}"
         return tuple(names)
@@ -257,8 +253,8 @@ class Arrangement:
         out = np.ones(self.n_features)
         out[self._place] = tally.moments.factors(kind, n, self._place.size)
         if kind == "std":
-            for (start, order), i in zip(self._hot, self._hot_order, strict=True):
-                share = tally.hot_counts[i] / n
+            for (start, order), counts in zip(self._hot, tally.hot_counts, strict=True):
+                share = counts / n
                 spread = np.sqrt(share * (1 - share))
                 out[start + order] = np.where(spread > 0, spread, 1.0)
         return out

@@ -40,18 +40,12 @@ class Table:
         self.delimiter = delimiter
         self.before = before
         self.roles: Roles | None = None
-        spaces = rb" \t" if delimiter == b"," else rb" "
-        self._blanks = re.compile(rb"[" + spaces + rb"]*([" + delimiter + rb"\x1f\n])[" + spaces + rb"]*")
-        self._near_blank = re.compile(
-            rb"[" + spaces + rb"][" + delimiter + rb"\x1f\n]|[" + delimiter + rb"\x1f\n][" + spaces + rb"]"
-        )
 
     def pieces(self) -> Iterator[Piece]:
         """The rows."""
         for number, raw in lines(self.path, self.intake, _whole_rows):
             text, delimiter = (self._unquote(raw, number), _UNIT) if b'"' in raw else (raw, self.delimiter)
-            if self._near_blank.search(text):
-                text = self._blanks.sub(rb"\1", text)
+            text = _strip(text, delimiter)
             if self.roles is None:
                 text = self._open(text, delimiter, number)
                 if self.roles is None:
@@ -76,7 +70,10 @@ class Table:
     def _unquote(self, text: bytes, number: int) -> bytes:
         out: list[str] = []
         reader = csv.reader(
-            io.StringIO(text.decode("utf-8", "replace"), newline=""), delimiter=self.delimiter.decode(), strict=True
+            io.StringIO(text.decode("utf-8", "replace"), newline=""),
+            delimiter=self.delimiter.decode(),
+            skipinitialspace=True,
+            strict=True,
         )
         done = 0
         try:
@@ -103,9 +100,8 @@ class Table:
         named = self.intake.options.header
         if named is None:
             named = not any(_NUMBER.fullmatch(field) or field.lower() in _MISSING for field in fields)
-            # positions written as names, as a data frame without names leaves them
-            counted = range(int(fields[0]), int(fields[0]) + len(fields)) if fields[0] in {"0", "1"} else ()
-            named = named or (len(fields) > 2 and fields == [str(i) for i in counted])
+            # positions written as names, as data frames without names leave them
+            named = named or (len(fields) > 2 and fields == [str(i) for i in range(len(fields))])
         names = fields if named else [str(i) for i in range(len(fields))]
         if self.before is not None and len(self.before.names) != len(fields):
             raise InputError(
@@ -149,7 +145,7 @@ class Table:
         columns = _pick(roles.numbers)
         raw, good = cuts.floats(first[:, columns].ravel(), last[:, columns].ravel())
         values, finite = self.intake.cast(raw)
-        fine = (good & finite).reshape(n, -1).all(axis=1)
+        fine = (good & finite).reshape(n, len(roles.numbers)).all(axis=1)
         y = np.zeros(n)
         if roles.label is not None and n:
             label_first, label_last = first[:, roles.label], last[:, roles.label]
@@ -225,6 +221,17 @@ class Table:
             names = "; if the line holds names, pass header=True" if number == 1 else ""
             return f"; encode a text column with one_hot=({name!r},){names}"
         return ", as the labels before it are" if column == self.roles.label else ""
+
+
+def _strip(text: bytes, delimiter: bytes) -> bytes:
+    """`text` without blanks beside its separators; tabs that separate are none."""
+    blanks = b" " if delimiter == b"\t" else b" \t"
+    ends = delimiter + b"\n"
+    pairs = (pair for blank in blanks for end in ends for pair in (bytes((blank, end)), bytes((end, blank))))
+    if text[:1] not in blanks and not any(pair in text for pair in pairs):
+        return text
+    inside = rb"[" + blanks + rb"]*"
+    return re.sub(inside + rb"([" + ends + rb"])" + inside, rb"\1", text).lstrip(blanks)
 
 
 def _pick(columns: tuple[int, ...]) -> Any:

@@ -43,7 +43,7 @@ class ImportOptions:
         magnitude ("maxabs"). Nothing is centred; constant columns keep their values.
     on_bad_row : "error" stops at the first row that cannot be used, "skip" leaves such rows out and counts them.
     header : CSV and TSV: whether the first line holds names; None: it does when no field of it is a number, or when its
-        fields count the columns from 0 or 1.
+        fields count the columns from 0.
     one_hot : columns (names or indices) that become one 0/1 column for each distinct value.
     replace : an existing data set of this name is replaced, once the new one is complete.
     """

@@ -20,7 +20,7 @@ class Roles:
     ----------
     names : of all columns, as given or their positions.
     label, weight : positions, or None.
-    hot : positions of one-hot columns, in the order of `Intake.hot`.
+    hot : positions of one-hot columns, increasing, as `Intake.hot` has them.
     numbers : positions of the columns that are features as they are.
     """
 
@@ -72,7 +72,7 @@ def assign(names: Sequence[str], intake: Intake, where: str, *, default_label: i
     if options.label is not None and options.labelled:
         label = find_column(names, options.label, "the label", where)
     weight = None if options.weight is None else find_column(names, options.weight, "weights", where)
-    hot = tuple(find_column(names, column, "one_hot", where) for column in options.one_hot)
+    hot = tuple(sorted(find_column(names, column, "one_hot", where) for column in options.one_hot))
     taken = [column for column in (label, weight, *hot) if column is not None]
     if len(set(taken)) < len(taken):
         twice = next(names[column] for column in taken if taken.count(column) > 1)
