@@ -8,7 +8,7 @@ per call: products with X and with X' are taken chunk by chunk while the chunk i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +23,11 @@ Array = NDArray[Any]
 Problem = Mapping[str, Any]  # `coordinator.problem.Problem.task_params`, and "double"
 Rows = Any  # dense (n, d), or CSR
 
-# Measured, 2 cores, dense float32 rows of 8 kB. Small chunks keep X in the second-level cache, but NumPy holds the
-# interpreter lock in element-wise loops below 500 rows, and two threads then wait for each other: 10 GB/s at 128 rows,
-# 17 GB/s at 1,000 rows with the loss in the loop; 23 GB/s at 128 rows when the loop is two products and a scaling.
-LOSS_ROWS: Final = 1000
-LOSS_BYTES: Final = 8 << 20
-PRODUCT_BYTES: Final = 1 << 20
+# Two products over a chunk of rows that stays in cache between them. Measured, 2 cores, dense float32 rows of 8 kB, of
+# a memory that reads 34-48 GB/s: 15 GB/s with chunks of 64 rows, where threads wait for each other at the interpreter's
+# lock, 17-20 GB/s from 128 to 600 rows, 15 GB/s from 1,000 rows, which leave the cache.
+CHUNK_BYTES: Final = 3 << 20
+CHUNK_ROWS: Final = 128
 GRAM_BYTES: Final = 32 << 20
 SPARSE_PAIR: Final = 16  # a pair of non-zeros in a sparse product costs as much as 16 multiplications in a dense one
 
@@ -121,13 +120,13 @@ class Rowwise:
         s = self.weight[rows]
         return values * (s if values.ndim == 1 else s[:, None])
 
-    def chunks(self) -> Iterator[tuple[slice, Rows]]:
-        """Rows for the loss: the same cuts wherever margins are computed, so that their bits agree."""
+    def chunks(self, exact: bool = False) -> Iterator[tuple[slice, Rows]]:
+        """Rows by the chunk: the same cuts wherever margins are computed, so that their bits agree."""
         X = self.block.X
-        upcast = self.double
+        upcast = (self.double or exact) and X.dtype != np.float64
         # sparse gradients are as long as w: one chunk, so that they are added once
-        size = LOSS_BYTES >> int(upcast) if isinstance(X, np.ndarray) or upcast else 1 << 62
-        for start, stop, part in chunks(X, size, LOSS_ROWS):
+        size = CHUNK_BYTES >> int(upcast) if isinstance(X, np.ndarray) or upcast else 1 << 62
+        for start, stop, part in chunks(X, size, CHUNK_ROWS):
             yield slice(start, stop), as_double(part) if upcast else part
 
     def narrow(self, w: Array) -> Array:
@@ -141,7 +140,8 @@ class Rowwise:
             return found[0]
         w, bias = split(self._work.input(name), self.p, self.intercept)
         w = self.narrow(w)
-        z = np.concatenate([np.asarray(part @ w, dtype=np.float64) + bias for _, part in self.chunks()])
+        bias = np.asarray(bias, dtype=w.dtype)
+        z = np.concatenate([part @ w + bias for _, part in self.chunks()]).astype(np.float64, copy=False)
         self._work.memo.put(self.key, self._work.key(name), self._kept("z"), value=(z,))
         return z
 
@@ -150,14 +150,13 @@ class Rowwise:
         found = self._work.memo.get(self.key, self._work.key("w"), self._kept("h"))
         if found is not None:
             return found[0]
-        h = self.loss.all(self.margins("w"), self.y)[2]
+        h = self.loss.hessian(self.margins("w"), self.y)
         self._work.memo.put(self.key, self._work.key("w"), self._kept("h"), value=(h,))
         return h
 
-    def keep(self, z: Array, h: Array) -> None:
-        """Keep margins and second derivatives at input `w`."""
+    def keep(self, z: Array) -> None:
+        """Keep the margins at input `w`."""
         self._work.memo.put(self.key, self._work.key("w"), self._kept("z"), value=(z,))
-        self._work.memo.put(self.key, self._work.key("w"), self._kept("h"), value=(h,))
 
     def _kept(self, what: str) -> str:
         """Values of either precision are kept apart, or what a memo has dropped would come back with other bits."""
@@ -175,6 +174,25 @@ def add(total: Array | None, part: Array) -> Array:
     return part if total is None else total + part
 
 
+def through(
+    parts: Iterable[tuple[slice, Rows]], w: Array, bias: Array | float, derive: Callable[[Array, slice], Array]
+) -> tuple[Array, Array, Array]:
+    """Z = X w + bias, r = derive(z, rows) and X'r in one reading of the rows; r and z in the dtype of w.
+
+    Returns z, the sum of r over rows and X'r, both in float64. As little Python as can be stands in the loop.
+    """
+    zs, rs, products = [], [], []
+    for rows, part in parts:
+        z = part @ w
+        z += bias
+        r = derive(z, rows)
+        zs.append(z)
+        rs.append(r)
+        products.append(left(part, r))
+    sums = np.asarray(np.sum(np.concatenate(rs), axis=0, dtype=np.float64))
+    return np.concatenate(zs), sums, np.asarray(np.sum(products, axis=0, dtype=np.float64))
+
+
 @kernel("glm.evaluate")
 def evaluate(work: Work, *, problem: Problem) -> Arrays:
     """Sum of losses () and gradient (p K,) at input `w`."""
@@ -182,21 +200,16 @@ def evaluate(work: Work, *, problem: Problem) -> Arrays:
     gradient: Array | None = None
     for rowwise in each(work, problem):
         w, bias = split(work.input("w"), rowwise.p, rowwise.intercept)
-        narrow = rowwise.narrow(w)
-        g = np.zeros(w.shape)
-        g0: Any = 0.0
-        kept_z, kept_h = [], []
-        for rows, part in rowwise.chunks():
-            z = np.asarray(part @ narrow, dtype=np.float64) + bias
-            v, dz, h = rowwise.loss.all(z, rowwise.y[rows])
-            v, dz = rowwise.weighed(v, rows), rowwise.weighed(dz, rows)
-            value += float(v.sum())
-            g += left(part, dz.astype(narrow.dtype, copy=False))
-            if rowwise.intercept:
-                g0 = g0 + dz.sum(axis=0)
-            kept_z.append(z)
-            kept_h.append(h)
-        rowwise.keep(np.concatenate(kept_z), np.concatenate(kept_h))
+        w = rowwise.narrow(w)
+
+        def slope(z: Array, rows: slice, rowwise: Rowwise = rowwise, dtype: Any = w.dtype) -> Array:
+            dz = rowwise.weighed(rowwise.loss.gradient(z, rowwise.y[rows]), rows)
+            return dz.astype(dtype, copy=False)
+
+        z, g0, g = through(rowwise.chunks(), w, np.asarray(bias, dtype=w.dtype), slope)
+        z = z.astype(np.float64, copy=False)
+        rowwise.keep(z)
+        value += float(rowwise.weighed(rowwise.loss.value(z, rowwise.y)).sum())
         gradient = add(gradient, join(g, g0 if rowwise.intercept else None))
     assert gradient is not None
     return np.array(value), gradient
@@ -224,27 +237,18 @@ def product(work: Work, *, problem: Problem, exact: bool) -> Arrays:
     """Hessian at `w` times input `v`, (p K,); in the dtype of the rows unless `exact` asks for float64."""
     out: Array | None = None
     for rowwise in each(work, problem):
-        X = rowwise.block.X
+        dtype = np.dtype(np.float64) if exact else rowwise.block.X.dtype
         v, v0 = split(work.input("v"), rowwise.p, rowwise.intercept)
         hessian = rowwise.hessian()
-        upcast = exact and X.dtype != np.float64
-        dtype = np.dtype(np.float64) if exact else X.dtype
-        scale = (hessian if rowwise.loss.multi else rowwise.weighed(hessian)).astype(dtype, copy=False)
-        narrow = v.astype(dtype, copy=False)
-        hv = np.zeros(v.shape)
-        hv0: Any = 0.0
-        size = PRODUCT_BYTES if isinstance(X, np.ndarray) or upcast else 1 << 62
-        for start, stop, part in chunks(X, size, 64):
-            rows = slice(start, stop)
-            if upcast:
-                part = as_double(part)
-            u = part @ narrow
-            if rowwise.intercept:
-                u += np.asarray(v0, dtype=u.dtype)
-            u = rowwise.weighed(rowwise.loss.product(scale[rows], u), rows) if rowwise.loss.multi else scale[rows] * u
-            hv += left(part, u.astype(dtype, copy=False))
-            if rowwise.intercept:
-                hv0 = hv0 + u.sum(axis=0)
+        loss = rowwise.loss
+        scale = (hessian if loss.multi else rowwise.weighed(hessian)).astype(dtype, copy=False)
+
+        def bend(u: Array, rows: slice, rowwise: Rowwise = rowwise, scale: Array = scale) -> Array:
+            if not rowwise.loss.multi:
+                return scale[rows] * u
+            return rowwise.weighed(rowwise.loss.product(scale[rows], u), rows).astype(scale.dtype, copy=False)
+
+        _, hv0, hv = through(rowwise.chunks(exact), v.astype(dtype, copy=False), np.asarray(v0, dtype=dtype), bend)
         out = add(out, join(hv, hv0 if rowwise.intercept else None))
     assert out is not None
     return (out,)

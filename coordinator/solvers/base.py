@@ -17,7 +17,7 @@ from coordinator.runtime import Runtime
 from coordinator.solvers.objective import Objective, Point, Vector
 
 S = TypeVar("S", bound="State")
-DOUBLE_BELOW = 1e-3  # relative residual from which float32 rows are multiplied in float64 (spec D6: before 1e-5)
+DOUBLE_BELOW = 1e-5  # relative residual from which float32 rows are multiplied in float64 (spec D6)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,23 @@ def advance(
         row=row,
         **extra,
     )
+
+
+def stalled(objective: Objective, state: S) -> S:
+    """The last state of a run in which no step decreases the objective any more."""
+    coarse = objective.problem.data.dtype == "float32"
+    remedy = "import the data as float64" if coarse else "scale the columns, or add l2"
+    reason = (
+        f"the line search failed at relative residual {state.relative:.1e}: "
+        f"rounding may decide there; raise tol, or {remedy}"
+    )
+    return replace(state, passes=state.passes + objective.passes, reason=reason)
+
+
+def smooth_only(name: str, problem: Problem) -> None:
+    """InputError when the problem has an l1 penalty."""
+    if problem.penalty.l1:
+        raise InputError(f"{name} takes no l1 penalty: use proximal-newton or nesterov, or set l1 to 0")
 
 
 def wants_double(objective: Objective, state: State) -> bool:
