@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from coordinator.errors import UnknownNameError
 from coordinator.solvers.base import Solver, check_settings
+from coordinator.solvers.exact import Newton
+from coordinator.solvers.lbfgs import Lbfgs
 from coordinator.solvers.newton import OverSketchedNewton
 
-SOLVERS: Final[dict[str, type[Any]]] = {solver.name: solver for solver in (OverSketchedNewton,)}
+SOLVERS: Final[dict[str, type[Any]]] = {solver.name: solver for solver in (OverSketchedNewton, Newton, Lbfgs)}
 
 
 def make_solver(name: str, settings: Mapping[str, Any]) -> Solver:

@@ -1,0 +1,85 @@
+"""Exact Newton: the Hessian itself in every step. The fewest passes of all, where a p x p matrix can be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.errors import InputError
+from coordinator.problem import Problem
+from coordinator.runtime import Runtime
+from coordinator.solvers import base
+from coordinator.solvers.linesearch import line_search
+from coordinator.solvers.objective import Objective, Vector
+from sketches import factor
+
+MEMORY: Final = 2e9  # bytes of one Hessian
+
+
+# Added to a Hessian scaled to a unit diagonal, by precision of the products. Where H is singular, rounding in the
+# gradient must not be divided by rounding in H: float32 gradients have a null-space component of 1e-8.
+FLOOR: Final = {"float32": 1e-7, "float64": 1e-12}
+
+
+def solve_scaled(H: NDArray[np.float64], b: Vector, floor: float = FLOOR["float64"]) -> Vector:
+    """H^-1 b for a symmetric H that should be positive definite; columns of any scale.
+
+    H is scaled to a unit diagonal first, so that `floor`, and the jitter that `sketches.factor` may add, are small in
+    every column.
+    """
+    diagonal = np.diag(H).copy()
+    top = float(diagonal.max(initial=0.0))
+    scale = 1 / np.sqrt(np.where(diagonal > 1e-30 * top, diagonal, top or 1.0))
+    scaled = H * scale[:, None] * scale[None, :]
+    scaled[np.diag_indices_from(scaled)] += floor
+    out: Vector = scale * factor(scaled).solve(scale * b)
+    return out
+
+
+@dataclass(frozen=True)
+class Newton:
+    """w <- w - a H^-1 g with the exact Hessian H (spec A3) and a line search.
+
+    Where H is singular (separable or collinear data, softmax without a penalty), the jitter of its factorization takes
+    the place of the pseudo-inverse.
+    """
+
+    name: ClassVar[str] = "newton"
+    summary: ClassVar[str] = "exact Newton: fewest passes, a p x p matrix in every step"
+    state: ClassVar[type[base.State]] = base.State
+
+    tol: float = base.setting(1e-6, "stop when the gradient's norm is tol times that at zero")
+    max_iter: int = base.setting(100, "most steps")
+
+    def check(self, problem: Problem) -> None:
+        base.smooth_only(self.name, problem)
+        size = 8.0 * problem.n_parameters**2
+        if size > MEMORY:
+            raise InputError(
+                f"newton would need a {problem.n_parameters} x {problem.n_parameters} Hessian ({size / 1e9:.0f} GB): "
+                "use oversketched-newton or lbfgs"
+            )
+
+    def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> base.State:
+        _, common = base.begin(Objective(problem, ctx), w0)
+        return base.State(**common)
+
+    def step(self, problem: Problem, state: base.State, ctx: Runtime) -> base.State:
+        objective = Objective(problem, ctx)
+        point = base.resume(objective, state)
+        [H] = objective.gram(point)
+        with ctx.linalg():
+            H[np.diag_indices_from(H)] += objective.ridge
+            p = -solve_scaled(H, point.gradient, FLOOR[problem.data.dtype])
+        decrement = -0.5 * float(point.gradient @ p)
+        end, step = line_search(objective, point, p, base.wants_double(objective, state))
+        if end is None:
+            return base.stalled(objective, state)
+        row = {"step": step, "passes": objective.passes, "decrement": decrement}
+        return base.advance(objective, state, end, self.tol, self.max_iter, row)
+
+    def solution(self, state: base.State) -> Vector:
+        return state.w
