@@ -11,14 +11,16 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.arrays import NamedArrays
 from coordinator.data.blocks import Block
-from coordinator.errors import InputError, UnknownNameError
+from coordinator.errors import ConflictError, InputError, UnknownNameError
 from coordinator.storage import Storage
 
 Arrays = tuple[NDArray[Any], ...]
@@ -162,9 +164,23 @@ class Work:
         """A single-array input."""
         return self.worker.scratch.get_arrays(self.task.inputs[name])["array"]
 
+    def keep(self, array: NDArray[Any]) -> None:
+        """Store a result of the task in scratch under its output key, for tasks that name it as an input."""
+        put_once(self.worker.scratch, self.task.output, {"array": array})
+
+    def kept(self) -> bool:
+        """Whether an earlier run of this task has stored its result."""
+        return self.worker.scratch.exists(self.task.output)
+
     @property
     def memo(self) -> Memo:
         return self.worker.memo
+
+
+def put_once(storage: Storage, key: str, arrays: NamedArrays) -> None:
+    """Create an object that is a function of its key: if it is there already, a copy of the task was faster."""
+    with suppress(ConflictError):
+        storage.put_arrays(key, arrays)
 
 
 def total(results: list[Arrays]) -> Arrays:
