@@ -13,8 +13,9 @@ from coordinator.problem import Problem
 from coordinator.profile import Profile
 
 NEWTON_STEPS: Final = 6.0  # outer iterations from zero to the last digit, typical of a GLM
-AVERAGED_STEPS: Final = 5.0  # steps before sketched iterations enter their linear phase
-REFRESHES: Final = 2.5  # preconditioners a solve builds
+SETTLING: Final = 4.0  # steps before quasi-Newton iterations enter their linear phase
+RENEWALS: Final = 1.5  # metrics a solve builds
+BEST_RATE: Final = 2.0  # log-reduction a pass that even the exact Hessian of a moment ago does not exceed
 MULTIPLES: Final = (3, 5, 10, 20, 40)  # sketch rows tried, in units of the columns
 DENSE_LIMIT: Final = 6000  # columns of the largest matrix that is formed and factored
 FULL_LIMIT: Final = 4000  # parameters up to which all classes share one matrix
@@ -95,10 +96,19 @@ class Costs:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cost model chose: strategy, sketch, and the predictions (seconds from zero to the tolerance)."""
+    """What a cost model chose.
+
+    Attributes
+    ----------
+    strategy, what : of the solver, and the form of its Hessian model with `columns` columns.
+    rows, hashes : of the sketch; 0 rows: the exact Hessian.
+    predicted : seconds from zero to the tolerance, by strategy.
+    figures : seconds of the moves, on which the predictions stand.
+    """
 
     strategy: str
     what: str
+    columns: int
     rows: int
     hashes: int
     predicted: dict[str, float]
@@ -108,7 +118,7 @@ class Plan:
         return dict(vars(self))
 
 
-def ratio(q: int, rows: float) -> float:
+def ratio(q: float, rows: float) -> float:
     """R = q / rows, short of 1: the mean-field rate of a sketch (spec A5) with every direction counted."""
     return min(q / max(rows, 1.0), 0.95)
 
@@ -121,42 +131,36 @@ def make_plan(
     n, q = problem.data.n_rows, costs.columns
     digits = log(1 / tol)
     read, gram, factor = costs.read(), costs.gram(), costs.factor()
-    hashes_ = hashes or 2
+    hashes = hashes or 2
     predicted: dict[str, float] = {}
-    best: dict[str, int] = {"pcg": 0, "averaged": 0, "sketch": 0}
+    size: dict[str, int] = {}
+
+    def offer(name: str, seconds: float, m: int) -> None:
+        if seconds < predicted.get(name, float("inf")):
+            predicted[name], size[name] = seconds, m
+
     if costs.what == "diagonal":
-        predicted["pcg"] = NEWTON_STEPS * 2 * read + 12 * digits * read
+        offer("metric", 100 * read, 0)
+        offer("pcg", 130 * read, 0)
     else:
         if costs.what == "full":
-            predicted["exact"] = NEWTON_STEPS * (read + gram + factor)
-        # an exact Hessian that is kept for several steps
-        predicted["pcg"] = (NEWTON_STEPS + 1.2 * digits / 2) * read + REFRESHES * (gram + factor)
-        sizes = [rows] if rows else [c * q for c in MULTIPLES if c * q <= 0.5 * n]
-        for m in sizes:
-            rate = log(1 / sqrt(ratio(q, m)))
-            build = costs.sketch(m, hashes_) + factor
-            options = {"pcg": (NEWTON_STEPS + 1.2 * digits / rate) * read + REFRESHES * build}
+            offer("exact", NEWTON_STEPS * (read + gram + factor), 0)
+        if not rows:  # an exact Hessian that is kept for several steps
+            offer("metric", (SETTLING + digits / BEST_RATE) * read + RENEWALS * (gram + factor), 0)
+            offer("pcg", (NEWTON_STEPS + 1.2 * digits / BEST_RATE) * read + RENEWALS * (gram + factor), 0)
+        for m in [rows] if rows else [c * q for c in MULTIPLES if c * q <= 0.5 * n]:
+            rate = min(log(1 / sqrt(ratio(q, m))), BEST_RATE)
+            build = costs.sketch(m, hashes) + factor
+            offer("metric", (SETTLING + digits / rate) * read + RENEWALS * build, m)
+            offer("pcg", (NEWTON_STEPS + 1.2 * digits / rate) * read + RENEWALS * build, m)
             if costs.what == "full" and m > 1.5 * q:
                 each = read + build + costs.spectrum()
-                options["averaged"] = (AVERAGED_STEPS + digits / (rate + 0.5)) * each
-                options["sketch"] = (AVERAGED_STEPS + 2 * digits / rate) * each
-            for name, seconds in options.items():
-                if rows or seconds < predicted.get(name, float("inf")):
-                    predicted[name] = seconds
-                    best[name] = int(m)
-    chosen = strategy
-    if strategy == "auto":
-        chosen = min((k for k in predicted if k != "sketch"), key=predicted.__getitem__)
-    figures = {
-        "read": read,
-        "gram": gram,
-        "factor": factor,
-        "sketch": costs.sketch(best.get(chosen, 0) or 5 * q, hashes_),
-    }
-    m = rows or best.get(chosen, 0)
-    if chosen in {"averaged", "sketch"} and not m:
-        m = min(n, 5 * q)
-    return Plan(chosen, costs.what, m, min(hashes_, max(m, 1)), predicted, figures)
+                offer("averaged", (SETTLING + digits / (rate + 0.5)) * each, m)
+                offer("sketch", (SETTLING + 2 * digits / rate) * each, m)
+    chosen = min((k for k in predicted if k != "sketch"), key=predicted.__getitem__) if strategy == "auto" else strategy
+    m = size.get(chosen, rows or min(n, 5 * q))
+    figures = {"read": read, "gram": gram, "factor": factor, "sketch": costs.sketch(m or 5 * q, hashes)}
+    return Plan(chosen, costs.what, q, m, hashes, predicted, figures)
 
 
 def laws(problem: Problem, kind: str, rows: int, hashes: int) -> list[dict[str, Any]]:

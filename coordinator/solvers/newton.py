@@ -1,13 +1,15 @@
 """OverSketched Newton: second-order steps from exact gradients and a sketched Hessian.
 
 Gupta, Kadhe, Courtade, Mahoney and Ramchandran, "OverSketched Newton: fast convex optimization for serverless systems"
-(arXiv 1903.08857). The paper takes p = -H^^-1 g from one fresh sketch an iteration. Here that is the strategy "sketch";
-the default weighs it, by a cost model, against uses of the same sketches that need fewer passes or less time:
+(arXiv 1903.08857). The paper takes p = -H^^-1 g from one fresh sketch an iteration: the strategy "sketch". The default
+weighs it, by a cost model, against uses of the same sketches that need fewer passes or less time:
 
-* "averaged": debiased (2007.01327) and averaged over iterations (2204.09266), as the metric of L-BFGS (spec C10, C11);
-* "pcg": the preconditioner of conjugate gradients on the exact Hessian (spec C9, F), kept while it pays;
-* "exact": the exact Hessian, where forming it costs least;
-* "lbfgs": on trial first, for a fraction of the predicted time, and kept while its observed rate predicts less.
+* "metric": one sketch as the metric of L-BFGS (spec C11), renewed when that is predicted to pay. Every pass is a
+  gradient, so nothing is spent on inner iterations; where the sketch shows that columns scaled by its diagonal are
+  well conditioned, the diagonal takes its place, which is plain L-BFGS;
+* "averaged": a fresh sketch an iteration, debiased (2007.01327) and averaged (2204.09266), in the same metric (C10);
+* "pcg": the preconditioner of conjugate gradients on the exact Hessian (C9, F), certified Newton steps;
+* "exact": the exact Hessian.
 
 What was chosen, and on which figures, is in the state's `chosen`.
 """
@@ -20,6 +22,8 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from coordinator.errors import InputError
 from coordinator.problem import Problem
@@ -29,17 +33,16 @@ from coordinator.solvers import costs
 from coordinator.solvers.base import State, advance, begin, resume, setting, wants_double
 from coordinator.solvers.linesearch import line_search
 from coordinator.solvers.memory import Memory
-from coordinator.solvers.metric import Dense, Diagonal, Metric, Solved, conjugate_gradients
+from coordinator.solvers.metric import Dense, Diagonal, Metric, conjugate_gradients
 from coordinator.solvers.objective import Objective, Point, Vector
-from sketches import HessianAverage, debias
+from sketches import HessianAverage, debias, stream
 
-STRATEGIES: Final = ("auto", "exact", "sketch", "averaged", "pcg", "lbfgs")
+STRATEGIES: Final = ("auto", "metric", "averaged", "pcg", "exact", "sketch")
 LAWS: Final = ("sjlt", "countsketch", "gaussian", "less_uniform", "row_sampling")
 MEMORY: Final = 10
-TRIAL_SHARE: Final = 0.2  # of the predicted time, for finding out whether L-BFGS is all that is needed
-TRIAL_LEAST: Final = 5
 GATE_STEP: Final = (0.65, 1.5)  # steps outside, or more drift, clear the L-BFGS memory (spec C11)
 GATE_DRIFT: Final = 0.3
+SETTLE: Final = 4  # iterations in a metric before its rate says whether to renew it
 MAX_CG: Final = 250
 
 
@@ -49,24 +52,23 @@ class NewtonState(State):
 
     Attributes
     ----------
-    trial : L-BFGS is on trial.
     memory : curvature pairs.
-    scale : diagonal that L-BFGS starts from (empty: none).
     average : the averaged sketch.
-    base_w, base_double, base_iteration, base_rows : where the preconditioner was built, from which it can be again.
-    fresh_rate, rate : log-reduction an iteration of CG when the preconditioner was fresh, and lately.
+    base_w, base_double, base_iteration : where the metric was built, from which it can be built again.
+    diagonal : the metric when it is diagonal, else empty.
+    rates : log-reduction of the residual in each iteration (CG: each pass) since then.
+    fresh : the rate that a new metric is expected to give.
     chosen : the plan, and what became of it.
     """
 
     memory: Memory = field(default_factory=lambda: Memory.empty(0))
-    trial: bool = False
-    scale: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     average: HessianAverage | None = None
     base_w: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     base_double: bool = False
     base_iteration: int = -1
-    fresh_rate: float = 0.0
-    rate: float = 0.0
+    diagonal: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    rates: list[float] = field(default_factory=list)
+    fresh: float = 0.0
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
@@ -106,9 +108,8 @@ class OverSketchedNewton:
         _, common = begin(objective, w0)
         profile: Profile = ctx.cache["profile"]
         plan = costs.make_plan(problem, profile, self.tol, self.strategy, self.sketch_rows or None, self.hashes)
-        trial = self.strategy in {"auto", "lbfgs"}
-        chosen = {"strategy": "lbfgs" if trial else plan.strategy, "plan": plan.spec(), "sketches": []}
-        return NewtonState(**common, memory=Memory.empty(problem.n_parameters), trial=trial, chosen=chosen)
+        chosen = {"strategy": plan.strategy, "plan": plan.spec(), "sketches": []}
+        return NewtonState(**common, memory=Memory.empty(problem.n_parameters), chosen=chosen)
 
     def solution(self, state: NewtonState) -> Vector:
         return state.w
@@ -118,42 +119,17 @@ class OverSketchedNewton:
         point = resume(objective, state)
         if state.relative <= self.tol:
             return replace(state, reason="converged")
-        if state.trial and self._leave_trial(state):
-            strategy = state.chosen["plan"]["strategy"]
-            state = replace(state, trial=False, chosen=state.chosen | {"strategy": strategy})
-        strategy = "lbfgs" if state.trial else str(state.chosen["plan"]["strategy"])
         move = _Move(self, objective, state, point)
         return {
-            "lbfgs": move.lbfgs,
+            "metric": move.metric,
+            "averaged": move.averaged,
             "pcg": move.pcg,
             "exact": move.exact,
             "sketch": move.sketched,
-            "averaged": move.averaged,
-        }[strategy]()
+        }[state.chosen["plan"]["strategy"]]()
 
     def _objective(self, problem: Problem, ctx: Runtime) -> Objective:
         return Objective(problem, ctx, copies=self.copies)
-
-    def _leave_trial(self, state: NewtonState) -> bool:
-        """Whether the plan's strategy is predicted to finish sooner than L-BFGS at the rate it has shown."""
-        if self.strategy == "lbfgs":
-            return False
-        plan = state.chosen["plan"]
-        seconds = plan["predicted"][plan["strategy"]]
-        read = plan["figures"]["read"]
-        allowed = TRIAL_SHARE * seconds / read
-        if allowed < TRIAL_LEAST:
-            return True
-        if state.iteration < max(TRIAL_LEAST, min(allowed, 12)):
-            return False
-        shown = state.chosen.get("trial", [])
-        # the last half of what was seen: early steps say little of the rate
-        recent = shown[len(shown) // 2 :]
-        rate = log(max(recent[0], 1e-300) / max(recent[-1], 1e-300)) / max(len(recent) - 1, 1)
-        if rate <= 0:
-            return True
-        left = log(state.relative / self.tol)
-        return left / rate * 1.1 * read > seconds * left / log(1 / self.tol) + plan["figures"]["factor"]
 
 
 @dataclass
@@ -166,25 +142,22 @@ class _Move:
     point: Point
     row: dict[str, Any] = field(default_factory=dict)
 
-    def lbfgs(self) -> NewtonState:
-        """Two-loop recursion on the diagonal of the Hessian at the start of the trial."""
-        state, objective = self.state, self.objective
-        scale = state.scale
-        if not scale.size:
-            scale = Diagonal.of(objective.diagonal(self.point), objective.ridge).values
-        memory = state.memory
-        gamma = 1.0
-        if len(memory):
-            s, y = memory.S[-1], memory.Y[-1]
-            gamma = float(s @ y) / float(y @ (y / scale))
-        p = memory.direction(self.point.gradient, lambda v: gamma * v / scale)
-        end, step = line_search(objective, self.point, p, self._double())
+    def metric(self) -> NewtonState:
+        """L-BFGS in the metric of a sketch (or of its diagonal), renewed when that is predicted to be faster."""
+        base = self._base()
+        metric = self._metric(base)
+        p = base.memory.direction(self.point.gradient, metric.solve)
+        end, step = line_search(self.objective, self.point, p, self._double())
+        if end is None and len(base.memory):
+            base = replace(base, memory=Memory.empty(p.size))
+            end, step = line_search(self.objective, self.point, -metric.solve(self.point.gradient), self._double())
         if end is None:
-            return self._fallback(scale)
-        memory = memory.push(end.w - self.point.w, end.gradient - self.point.gradient, MEMORY)
-        shown = [*state.chosen.get("trial", []), float(np.linalg.norm(end.gradient)) / state.residual0]
-        chosen = state.chosen | {"trial": shown[-40:]}
-        return self._end(end, step, strategy="lbfgs", memory=memory, scale=scale, chosen=chosen)
+            return self._fallback()
+        memory = base.memory.push(end.w - self.point.w, end.gradient - self.point.gradient, MEMORY)
+        rate = log(max(float(np.linalg.norm(self.point.gradient)), 1e-300))
+        rate -= log(max(float(np.linalg.norm(end.gradient)), 1e-300))
+        self.state = replace(base, memory=memory, rates=[*base.rates, rate])
+        return self._end(end, step, strategy="lbfgs" if base.diagonal.size else "metric")
 
     def exact(self) -> NewtonState:
         with_data = self.objective.gram(self.point)
@@ -217,7 +190,7 @@ class _Move:
             p = -metric.solve(self.point.gradient)
             end, step = line_search(self.objective, self.point, p, self._double())
         if end is None:
-            return self._fallback(None)
+            return self._fallback()
         if GATE_STEP[0] <= step <= GATE_STEP[1]:
             memory = memory.push(end.w - self.point.w, end.gradient - self.point.gradient, MEMORY)
         else:
@@ -226,84 +199,85 @@ class _Move:
 
     def pcg(self) -> NewtonState:
         """Exact Newton steps by conjugate gradients; the preconditioner is kept while that is predicted faster."""
-        state = self.state
-        eta = max(min(0.1, state.relative**0.5), min(0.3 * self.solver.tol / state.relative, 0.5))
-        built = self._stale()
-        if built:
-            state = replace(state, base_w=state.w, base_double=state.double, base_iteration=state.iteration, rate=0.0)
-            self.objective.ctx.cache.pop("metric", None)
-        metric = self._metric(state)
-        expected = state.fresh_rate or state.rate or 0.5
-        read, build = self._figure("read"), self._build()
-        limit = min(MAX_CG, ceil(1.5 * log(1 / eta) / expected + build / read) + 3)
-        if self.state.chosen["plan"]["what"] == "diagonal":
-            limit = MAX_CG
+        base = self._base()
+        metric = self._metric(base)
+        relative, tol = self.state.relative, self.solver.tol
+        eta = max(min(0.1, relative**0.5), min(0.3 * tol / relative, 0.5))
+        expected = max(base.fresh, 0.1)
+        limit = min(MAX_CG, ceil(1.5 * log(1 / eta) / expected + self._build() / self._figure("read")) + 3)
         solved = conjugate_gradients(self.objective, self.point, metric, eta, limit)
-        if not solved.iterations:
-            solved = Solved(-metric.solve(self.point.gradient), 0, 1.0)
-        self.row |= {"cg": solved.iterations, "built": int(built)}
-        rate = solved.rate if solved.iterations else state.rate
-        fresh = rate if built else state.fresh_rate
-        base: dict[str, Any] = {
-            "base_w": state.base_w,
-            "base_double": state.base_double,
-            "base_iteration": state.base_iteration,
-            "fresh_rate": fresh,
-            "rate": rate,
-        }
-        if built and "sketch" in self.row:
-            base["chosen"] = self.state.chosen | {"sketches": [*self.state.chosen["sketches"], self.row.pop("sketch")]}
-        return self._newton_step(solved.direction, strategy="pcg", **base)
+        p = solved.direction if solved.iterations else -metric.solve(self.point.gradient)
+        self.row["cg"] = solved.iterations
+        self.state = replace(base, rates=[*base.rates, *[solved.rate] * solved.iterations])
+        return self._newton_step(p, strategy="pcg")
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def _stale(self) -> bool:
-        """Whether to build a new preconditioner."""
+    def _base(self) -> NewtonState:
+        """The state, with the metric's place moved here if a new metric is predicted to save time."""
         state = self.state
-        if state.base_iteration < 0:
-            return True
-        if state.chosen["plan"]["what"] == "diagonal":
-            return True
-        if state.base_iteration == state.iteration:
-            return False
-        left = max(log(state.relative / self.solver.tol), 0.0)
-        read = self._figure("read")
-        keep = left / max(state.rate, 1e-3) * read
-        renew = self._build() + left / max(state.fresh_rate, 1e-3) * read
-        return renew < keep
-
-    def _metric(self, state: NewtonState) -> Metric:
-        """The preconditioner of the state, built again after a resume from what it was built from: the same bits."""
-        cache = self.objective.ctx.cache
-        if "metric" in cache and cache.get("metric-of") == state.base_iteration:
-            return cache["metric"]
+        rates = state.rates
+        if state.base_iteration >= 0:
+            if len(rates) < SETTLE:
+                return state
+            left = max(log(state.relative / self.solver.tol), 0.0)
+            recent = max(sum(rates[-3:]) / 3, 1e-3)
+            # what the last metric gave once settled; the first was built far from the solution and says nothing
+            seen = sum(rates[1:SETTLE]) / (SETTLE - 1) if len(state.chosen["sketches"]) > 1 else state.fresh
+            read = self._figure("read")
+            if self._build() + left / max(min(seen, state.fresh), 1e-3) * read >= left / recent * read:
+                return state
         plan = state.chosen["plan"]
-        same = state.base_iteration == self.state.iteration
-        at = self.point if same else self.objective.restore(state.base_w, 0.0, state.base_w, state.base_double)
+        r = costs.ratio(plan["columns"], plan["rows"] or self.objective.problem.data.n_rows)
+        return replace(
+            state,
+            base_w=state.w,
+            base_double=state.double,
+            base_iteration=state.iteration,
+            diagonal=np.zeros(0),
+            memory=Memory.empty(state.w.size),
+            rates=[],
+            fresh=min(log(1 / r**0.5), costs.BEST_RATE),
+        )
+
+    def _metric(self, base: NewtonState) -> Metric:
+        """The metric of `base`, built again after a resume from what it was built from: the same bits."""
+        cache = self.objective.ctx.cache
+        if cache.get("metric-of") == base.base_iteration:
+            return cache["metric"]
+        new = base.base_iteration == self.state.iteration
         metric: Metric
-        if plan["what"] == "diagonal":
-            metric = Diagonal.of(self.objective.diagonal(at), self.objective.ridge)
+        if base.diagonal.size:
+            metric = Diagonal(base.diagonal)
         else:
-            if plan["rows"]:
-                matrices, m = self._sketch(at, state.base_iteration)
-                self.row["sketch"] = {"iteration": state.base_iteration, "rows": m, "law": self._law()}
-                self.row["sketch_rows"] = m
-            else:
-                matrices = self.objective.gram(at, plan["what"])
-            with self.objective.ctx.linalg():
-                metric = Dense.of(matrices, self.objective.ridge)
-        cache["metric"], cache["metric-of"] = metric, state.base_iteration
+            at = self.point if new else self.objective.restore(base.base_w, 0.0, base.base_w, base.base_double)
+            metric = self._build_metric(base, at)
+        if new:
+            self.row["built"] = 1
+        cache["metric"], cache["metric-of"] = metric, base.base_iteration
         return metric
+
+    def _build_metric(self, base: NewtonState, at: Point) -> Metric:
+        plan, ridge = base.chosen["plan"], self.objective.ridge
+        if plan["what"] == "diagonal":
+            return Diagonal.of(self.objective.diagonal(at), ridge)
+        if plan["rows"]:
+            matrices, m = self._sketch(at, base.base_iteration)
+            self.row["sketch_rows"] = m
+        else:
+            matrices, m = self.objective.gram(at, plan["what"]), self.objective.problem.data.n_rows
+        with self.objective.ctx.linalg():
+            if plan["strategy"] == "metric" and len(matrices) == 1:
+                scaled = Diagonal.of(np.diag(matrices[0]).copy(), ridge)
+                if diagonal_suffices(matrices[0], ridge, scaled.values, costs.ratio(len(ridge), m)):
+                    return scaled
+            return Dense.of(matrices, ridge)
 
     def _sketch(self, at: Point, iteration: int) -> tuple[list[NDArray[np.float64]], int]:
         plan = self.state.chosen["plan"]
         laws = costs.laws(self.objective.problem, self.solver.sketch, plan["rows"], plan["hashes"])
         matrices = self.objective.sketch(at, laws, self.solver.seed, [iteration], plan["what"])
         return matrices, costs.law_rows(laws)
-
-    def _law(self) -> str:
-        plan = self.state.chosen["plan"]
-        return f"sjlt, {plan['hashes']} hashes" if self.solver.sketch == "sjlt" else self.solver.sketch
 
     def _figure(self, name: str) -> float:
         return float(self.state.chosen["plan"]["figures"][name])
@@ -320,29 +294,63 @@ class _Move:
     def _newton_step(self, p: Vector, first: float = 1.0, strategy: str = "", **extra: Any) -> NewtonState:
         end, step = line_search(self.objective, self.point, p, self._double(), first)
         if end is None:
-            return self._fallback(None)
+            return self._fallback()
         return self._end(end, step, strategy=strategy, **extra)
 
-    def _fallback(self, scale: Vector | None) -> NewtonState:
+    def _fallback(self) -> NewtonState:
         """The direction failed: scaled steepest descent; if that fails too, rounding has been reached."""
         objective, point = self.objective, self.point
-        d = scale if scale is not None else Diagonal.of(objective.diagonal(point), objective.ridge).values
-        double = self._double() or objective.problem.data.dtype == "float32"
-        if double and not point.double and objective.problem.data.dtype == "float32":
+        narrow = objective.problem.data.dtype == "float32"
+        if narrow and not point.double:
             point = objective.at(point.w, double=True)
-        end, step = line_search(objective, point, -point.gradient / d, double)
+        d = Diagonal.of(objective.diagonal(point), objective.ridge)
+        end, step = line_search(objective, point, -d.solve(point.gradient), narrow)
         if end is None:
             reason = "no step decreases the objective: the limit of rounding; a larger tol or l2, or float64 rows, help"
             return replace(self.state, reason=reason, passes=self.state.passes + objective.passes)
-        memory = Memory.empty(self.state.w.size)
-        self.point = point
-        return self._end(end, step, strategy="steepest", memory=memory, base_iteration=-1)
+        self.state = replace(self.state, memory=Memory.empty(point.w.size), base_iteration=-1, rates=[])
+        return self._end(end, step, strategy="steepest")
 
     def _end(self, end: Point, step: float, strategy: str, **extra: Any) -> NewtonState:
         row = {"step": step, "strategy": strategy, **self.row}
-        row.pop("sketch", None)
+        chosen = self.state.chosen | {"strategy": strategy}
+        if "sketch_rows" in self.row:
+            plan = chosen["plan"]
+            sketch = {"iteration": self.state.iteration, "law": self.solver.sketch, "rows": self.row["sketch_rows"]}
+            if self.solver.sketch == "sjlt":
+                sketch["hashes"] = plan["hashes"]
+            chosen["sketches"] = [*chosen["sketches"], sketch]
+        cache = self.objective.ctx.cache
+        if isinstance(cache.get("metric"), Diagonal) and self.state.base_iteration >= 0:
+            extra.setdefault("diagonal", cache["metric"].values)
         solver = self.solver
-        return advance(self.objective, self.state, end, solver.tol, solver.max_iter, row, **extra)
+        return advance(self.objective, self.state, end, solver.tol, solver.max_iter, row, chosen=chosen, **extra)
+
+
+def diagonal_suffices(G: NDArray[np.float64], ridge: Vector, diagonal: Vector, r: float) -> bool:
+    """Whether L-BFGS in the metric of the diagonal should converge as fast as in that of the sketch `G`.
+
+    A sketch of ratio r spreads the eigenvalues of what it stands for by kappa_s = ((1 + sqrt r) / (1 - sqrt r))^2
+    (spec A5). What the scaled sketch's condition number exceeds that by is the Hessian's own, with rate
+    ln((sqrt k + 1) / (sqrt k - 1)) against ln(1 / sqrt r).
+    """
+    root = np.sqrt(diagonal)
+    A = G / np.outer(root, root)
+    A.flat[:: len(A) + 1] += ridge / diagonal
+    if len(A) <= 200:
+        ends = linalg.eigvalsh(A)
+    else:
+        try:
+            start = stream(0, len(A)).standard_normal(len(A))
+            ends = eigsh(A, k=2, which="BE", v0=start, tol=1e-1, maxiter=4, return_eigenvectors=False)
+        except ArpackError:
+            return False  # ends too far apart to be found quickly
+    low, high = float(np.min(ends)), float(np.max(ends))
+    if low <= 0:
+        return False
+    spread = ((1 + r**0.5) / (1 - r**0.5)) ** 2
+    own = max(high / low / spread, 1.01) ** 0.5
+    return log((own + 1) / (own - 1)) >= log(1 / r**0.5)
 
 
 _NO_PROFILE: Final = Profile(1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # the form of a model needs no rates
