@@ -54,7 +54,8 @@ def read_npz(path: Path, intake: Intake, target: Any, weight: Any) -> Iterator[P
     """The rows of an .npz file: one written by `scipy.sparse.save_npz`, or by `np.savez` with arrays X and y."""
     options = intake.options
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here: numpy leaves the file open when it is no archive
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: a .npy array by content; rename it")
             names = list(archive.files)

@@ -31,6 +31,7 @@ class Frame:
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     single: bool
+    n_rows: int
     nbytes: int
     batches: Callable[[int], Iterator[tuple[int, Column]]]
 
@@ -67,7 +68,7 @@ def _pandas(df: Any) -> Frame:
 
     kinds = tuple(kind(dtype) for dtype in df.dtypes)
     single = all(dtype == np.float32 for dtype, k in zip(df.dtypes, kinds, strict=True) if k == "number")
-    return Frame("frame", tuple(map(str, df.columns)), kinds, single, int(df.memory_usage().sum()), batches)
+    return Frame("frame", tuple(map(str, df.columns)), kinds, single, len(df), int(df.memory_usage().sum()), batches)
 
 
 def _polars(df: Any) -> Frame:
@@ -92,7 +93,7 @@ def _polars(df: Any) -> Frame:
 
     kinds = tuple(kind(dtype) for dtype in df.dtypes)
     single = all(dtype == pl.Float32 for dtype, k in zip(df.dtypes, kinds, strict=True) if k == "number")
-    return Frame("frame", tuple(df.columns), kinds, single, int(df.estimated_size()), batches)
+    return Frame("frame", tuple(df.columns), kinds, single, df.height, int(df.estimated_size()), batches)
 
 
 def parquet(path: Path) -> Frame:
@@ -132,7 +133,7 @@ def parquet(path: Path) -> Frame:
     schema = file.schema_arrow
     kinds = tuple(kind(field.type) for field in schema)
     single = all(field.type == pa.float32() for field, k in zip(schema, kinds, strict=True) if k == "number")
-    return Frame(str(path), tuple(schema.names), kinds, single, path.stat().st_size, batches)
+    return Frame(str(path), tuple(schema.names), kinds, single, file.metadata.num_rows, path.stat().st_size, batches)
 
 
 def _first_line(error: Exception) -> str:
@@ -180,18 +181,18 @@ def read_frame(
             raise InputError(f"{where}: {roles.said(column)} is of type {frame.kinds[column]}: turn it into numbers")
     if before is None:
         keep_type(intake, frame.single and bool(roles.numbers))
+    given_y, given_w = (None if given is None else np.asarray(given) for given in (target, weight))
+    for what, given in (("targets", given_y), ("weights", given_w)):
+        if given is not None and given.shape != (frame.n_rows,):
+            raise InputError(f"{where}: {frame.n_rows} rows but {what} of shape {given.shape}: they must be as many")
     start = 0
-    given_y = None if target is None else np.asarray(target)
     for n, column_of in frame.batches(max(1, min(65536, PIECE // (8 * len(frame.names))))):
         part = slice(start, start + n)
         y_raw = column_of(roles.label) if roles.label is not None else None if given_y is None else given_y[part]
-        w_raw = column_of(roles.weight) if roles.weight is not None else None if weight is None else weight[part]
+        w_raw = column_of(roles.weight) if roles.weight is not None else None if given_w is None else given_w[part]
         yield from _batch(roles, n, column_of, y_raw, w_raw, start, intake, where)
         start += n
         intake.advance(min(frame.nbytes, start * 8 * len(frame.names)))
-    for what, given in (("targets", given_y), ("weights", weight)):
-        if given is not None and len(given) != start:
-            raise InputError(f"{where}: {start} rows but {len(given)} {what}: they must be as many")
     intake.advance(frame.nbytes)
     yield roles
 

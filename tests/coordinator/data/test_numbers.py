@@ -44,7 +44,8 @@ def test_round_trip_of_every_double(numbers):
     assert np.array_equal(np.signbit(values), np.signbit(numbers))
 
 
-def test_many_doubles_in_every_notation(rng=np.random.default_rng(5)):
+def test_many_doubles_in_every_notation():
+    rng = np.random.default_rng(5)
     x = rng.standard_normal(20_000) * 10.0 ** rng.integers(-30, 30, 20_000)
     for form in ("%r", "%.17g", "%.15g", "%.6e", "%.3f", "%.18e"):
         tokens = [form % v for v in x.tolist()]
