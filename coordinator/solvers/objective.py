@@ -138,6 +138,11 @@ class Objective:
         edges = np.linspace(0, n, min(count, n) + 1).astype(int)
         return [range(a, b) for a, b in itertools.pairwise(edges.tolist())]
 
+    def label(self, name: str) -> str:
+        """A fresh phase name, the same one when the step is run again."""
+        self._phases += 1
+        return f"{name}#{self._phases}"
+
     def run(
         self,
         name: str,
@@ -165,8 +170,7 @@ class Objective:
         code: Code | None = None,
     ) -> list[Arrays]:
         """One phase with a task for every group of blocks; the results in order, all of them unless `code` says so."""
-        self._phases += 1
-        label = f"{name}#{self._phases}"
+        label = self.label(name)
         problem = self.problem.task_params() | {"double": double}
         n_features = self.problem.data.n_features
         tasks = [

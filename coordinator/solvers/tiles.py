@@ -69,7 +69,7 @@ def tiled_sketch(
     edges = list(pairwise(np.linspace(0, p, count + 1).astype(int).tolist()))
     # the names of intermediates say all that they depend on, so that equal names are equal bits
     law = [block, n, extra, count, seed, *path]
-    label, digest = (version_of(json.dumps(what).encode())[:12] for what in (law, [at.key, at.double, law]))
+    digest = version_of(json.dumps([at.key, at.double, law]).encode())[:16]
     folder = f"{ctx.prefix}/tiles-{digest}"
     problem = objective.problem.task_params() | {"double": at.double}
     _sweep(objective, folder)
@@ -78,7 +78,7 @@ def tiled_sketch(
             Task("tiles.curvature", f"{folder}/h-{r:05d}", (key,), data.n_features, {"w": at.key}, {"problem": problem})
             for r, key in enumerate(data.keys)
         ]
-        ctx.run(Phase(f"tiles-curvature#{label}", whole, Uncoded(len(whole))))
+        ctx.run(Phase(objective.label("tiles-curvature"), whole, Uncoded(len(whole))))
         common = {"problem": problem, "block": block, "seed": seed, "path": list(path), "folder": folder}
         sketched = [
             Task(
@@ -94,7 +94,7 @@ def tiled_sketch(
         ]
         # half of the spare sketches are for the stragglers of this round, the others for those of the next
         enough = n + extra // 2
-        [tokens] = ctx.run(Phase(f"tiles-sketch#{label}", sketched, _whole(enough, n + extra, count)))
+        [tokens] = ctx.run(Phase(objective.label("tiles-sketch"), sketched, _whole(enough, n + extra, count)))
         ks = sorted({int(token) for (token,) in tokens})
         pairs = [(i, j) for i in range(count) for j in range(i, count)]
         products = [
@@ -106,7 +106,7 @@ def tiled_sketch(
             for k in ks
             for i, j in pairs
         ]
-        [tiles] = ctx.run(Phase(f"tiles-product#{label}", products, _whole(n, len(ks), len(pairs))))
+        [tiles] = ctx.run(Phase(objective.label("tiles-product"), products, _whole(n, len(ks), len(pairs))))
     finally:
         ctx.scratch.delete(folder)
     objective.passes += 1

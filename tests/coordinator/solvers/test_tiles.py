@@ -173,6 +173,7 @@ def test_a_recorded_run_is_repeated_bit_for_bit():
         first, arrivals = bench.sketch(extra=2, slabs=2), dict(bench.ctx.arrivals)
     with Bench(storage, problem, 1) as bench:
         assert not np.array_equal(bench.sketch(extra=2, slabs=2), first)
+    with Bench(storage, problem, 1) as bench:
         bench.ctx.replay = arrivals
         assert np.array_equal(bench.sketch(extra=2, slabs=2), first)
 
