@@ -157,7 +157,7 @@ class TestScale:
     @pytest.mark.parametrize("kind", ["std", "maxabs"])
     def test_exact(self, load, sort_rows, layout, kind):
         A = (
-            (X + [0, 1, 1e6, -3, 0, 0])
+            (X + np.array([0, 1, 1e6, -3, 0, 0]))
             * [1, 1e-8, 1, 1e12, 1, 1]
             * (rng.uniform(size=X.shape) < [1, 1, 1, 1, 0.2, 0.9])
         )
@@ -189,7 +189,7 @@ class TestStore:
     def test_taken_name(self, storage):
         import_data(storage, X, ImportOptions("t"), target=Y)
         before = storage.list("data")
-        with pytest.raises(InputError, match="there is a data set 't' already: .*replace=True"):
+        with pytest.raises(InputError, match=r"there is a data set 't' already: .*replace=True"):
             import_data(storage, X, ImportOptions("t"), target=Y)
         assert storage.list("data") == before
 
@@ -242,8 +242,8 @@ class TestStore:
                 raise KeyboardInterrupt
 
         A = np.zeros((400_000, 4))
+        options = ImportOptions("t", block_bytes=1 << 20)
         with pytest.raises(KeyboardInterrupt):
-            options = ImportOptions("t", block_bytes=1 << 20)
             importing.import_data(FileStorage(tmp_path), A, options, target=A[:, 0], progress=stop)
         assert seen
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]

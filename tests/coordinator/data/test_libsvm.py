@@ -130,6 +130,7 @@ def test_a9a(real, load, sort_rows):
     assert np.array_equal(stored.rows, sort_rows(X, y))
 
 
+@pytest.mark.e2e
 def test_news20(real, tmp_path):
     path = real("libsvm/news20.bz2")
     storage = FileStorage(tmp_path)
