@@ -7,9 +7,9 @@ sort holds 256 MB of rows and sends the rest to temporary files in the store (`c
 says why the order is uniform, and the same for one seed whatever the piece and block sizes). On top come a few blocks
 and, with `scale`, a few vectors of one number per column. So memory does not grow with the number of rows.
 
-Speed, in MB of text a second from file to blocks, on two busy cores of a 2020s server: a9a (8 copies, 19 MB) 22, news20
-(2 copies, 18 MB) 36, CSV of 40,000 x 100 numbers of six decimals (38 MB) 49, KDD Cup 99 with three one-hot columns
-(75 MB inflated) 21. In the same minute `sklearn.datasets.load_svmlight_file` read the first two at 9 and 12, into memory
+Speed, in MB of text a second from file to blocks, on two busy cores of a 2020s server: a9a (8 copies, 19 MB) 22,
+news20 (2 copies, 18 MB) 36, CSV of 40,000 x 100 six-decimal numbers (38 MB) 49, KDD Cup 99 with three one-hot columns
+(75 MB inflated) 21. At the same time `sklearn.datasets.load_svmlight_file` read the first two at 9 and 12, into memory
 only, and `pandas.read_csv` the others at 176 and 106.
 
 Safety. Blocks go under a fresh folder `data/NAME/ID/`, the manifest is put last: a data set is there whole or not at
