@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
@@ -30,6 +31,40 @@ class TaskRecord:
     ended: float
     worker: str
     fate: str
+
+
+class BlasThreads:
+    """BLAS threads of this process, shared by all runtimes that are in use at once.
+
+    The controller is made once: finding the loaded libraries takes milliseconds. Limits are counted, because two
+    runtimes that each restored what they had found would leave the process with the other's limit.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._controller: ThreadpoolController | None = None
+        self._users: dict[int, int] = {}
+        self._limiters: dict[int, Any] = {}
+
+    @contextmanager
+    def limit(self, threads: int) -> Iterator[None]:
+        """That many threads until the last user of this limit leaves."""
+        with self._lock:
+            self._users[threads] = self._users.get(threads, 0) + 1
+            if self._users[threads] == 1:
+                if self._controller is None:
+                    self._controller = ThreadpoolController()
+                self._limiters[threads] = self._controller.limit(limits=threads, user_api="blas")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users[threads] -= 1
+                if not self._users[threads]:
+                    self._limiters.pop(threads).restore_original_limits()
+
+
+BLAS: Final = BlasThreads()
 
 
 @dataclass
@@ -59,7 +94,6 @@ class Runtime:
     began: float = field(default_factory=time.perf_counter)
     _count: int = 0
     _held: list[str] = field(default_factory=list)
-    _blas: ThreadpoolController = field(default_factory=ThreadpoolController)
 
     def put(self, array: NDArray[Any]) -> str:
         """Store a small input under a fresh key, which names its content from now on."""
@@ -132,12 +166,12 @@ class Runtime:
     def linalg(self) -> Iterator[None]:
         """All BLAS threads for the coordinator's own dense algebra; tasks run with one each."""
         began = time.perf_counter()
-        with self._blas.limit(limits=default_workers(), user_api="blas"):
+        with BLAS.limit(default_workers()):
             yield
         self.seconds["linear algebra"] = self.seconds.get("linear algebra", 0.0) + time.perf_counter() - began
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """One BLAS thread a task, for as long as the runtime is in use."""
-        with self._blas.limit(limits=1, user_api="blas"):
+        with BLAS.limit(1):
             yield
