@@ -23,6 +23,8 @@ from coordinator.errors import InputError, StorageError
 
 ALIGN: Final = 64
 MAX_HEADER: Final = 16 << 20
+MAX_DIMENSIONS: Final = 8
+MAX_LENGTH: Final = 1 << 48
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -118,7 +120,7 @@ def _entries(view: memoryview, where: str) -> tuple[dict[str, Any], int]:
         raise StorageError(f"{where}: no array header found; the file is cut short or of another format")
     try:
         entries = json.loads(bytes(view[8 : 8 + size]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{where}: the array header is not JSON ({error})") from None
     if not isinstance(entries, dict):
         raise StorageError(f"{where}: the array header is not a map")
@@ -127,14 +129,15 @@ def _entries(view: memoryview, where: str) -> tuple[dict[str, Any], int]:
 
 def _view(view: memoryview, start: int, name: str, entry: Any, where: str) -> NDArray[Any]:
     try:
-        dtype = _DTYPES[entry["dtype"]]
-        shape = tuple(int(n) for n in entry["shape"])
-        low, high = (int(n) for n in entry["data_offsets"])
+        dtype, shape, (low, high) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise StorageError(f"{where}: array {name!r} has a malformed header entry") from None
+    if not all(type(n) is int for n in (*shape, low, high)) or len(shape) > MAX_DIMENSIONS:
+        raise StorageError(f"{where}: array {name!r} has a malformed header entry")
     if any(n < 0 for n in shape) or not 0 <= low <= high <= len(view) - start:
         raise StorageError(f"{where}: array {name!r} lies outside the file; it is cut short or damaged")
-    if math.prod(shape) * dtype.itemsize != high - low:
+    # a dimension of 0 hides how large the others are
+    if math.prod(shape) * dtype.itemsize != high - low or max(shape, default=0) > MAX_LENGTH:
         raise StorageError(f"{where}: array {name!r} has {high - low} bytes, not what its shape {shape} needs")
     array = np.frombuffer(view[start + low : start + high], dtype=dtype).reshape(shape)
     array.flags.writeable = False

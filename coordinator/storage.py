@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -111,7 +111,8 @@ class MemoryStorage:
 
     def list(self, prefix: str) -> list[str]:
         with self._lock:
-            return sorted(k for k in [*self._data, *self._arrays] if k.startswith(prefix.rstrip("/") + "/"))
+            folder = prefix.rstrip("/") + "/" if prefix else ""
+            return sorted(k for k in [*self._data, *self._arrays] if k.startswith(folder))
 
     def delete(self, prefix: str) -> int:
         with self._lock:
@@ -234,7 +235,8 @@ class FileStorage:
         except OSError as error:
             raise StorageError(f"cannot write {target}: {error.strerror}") from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -245,5 +247,5 @@ class FileStorage:
     def _sweep(self) -> None:
         for path in self.root.rglob(f"{_TEMPORARY}-*-*"):
             pid = path.name.split("-")[1]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            if pid.isdigit() and path.is_file() and not Path(f"/proc/{pid}").exists():
                 path.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ MEMORY: Final = 10
 GATE_STEP: Final = (0.65, 1.5)  # steps outside, or more drift, clear the L-BFGS memory (spec C11)
 GATE_DRIFT: Final = 0.3
 SETTLE: Final = 4  # iterations in a metric before its rate says whether to renew it
-MAX_CG: Final = 250
+MAX_CG: Final = 500
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,12 @@ class _Move:
         """Exact Newton steps by conjugate gradients; the preconditioner is kept while that is predicted faster."""
         base = self._base()
         metric = self._metric(base)
-        relative, tol = self.state.relative, self.solver.tol
+        relative, tol, plan = self.state.relative, self.solver.tol, self.state.chosen["plan"]
         eta = max(min(0.1, relative**0.5), min(0.3 * tol / relative, 0.5))
         expected = max(base.fresh, 0.1)
-        limit = min(MAX_CG, ceil(1.5 * log(1 / eta) / expected + self._build() / self._figure("read")) + 3)
+        limit = MAX_CG
+        if plan["what"] != "diagonal":
+            limit = min(limit, ceil(1.5 * log(1 / eta) / expected + self._build() / self._figure("read")) + 3)
         solved = conjugate_gradients(self.objective, self.point, metric, eta, limit)
         p = solved.direction if solved.iterations else -metric.solve(self.point.gradient)
         self.row["cg"] = solved.iterations
@@ -217,9 +219,10 @@ class _Move:
         """The state, with the metric's place moved here if a new metric is predicted to save time."""
         state = self.state
         rates = state.rates
+        plan = state.chosen["plan"]
         if state.base_iteration >= 0:
-            if len(rates) < SETTLE:
-                return state
+            if len(rates) < SETTLE or (plan["what"] == "diagonal" and plan["strategy"] == "metric"):
+                return state  # a diagonal says too little for curvature pairs to be given up for a new one
             left = max(log(state.relative / self.solver.tol), 0.0)
             recent = max(sum(rates[-3:]) / 3, 1e-3)
             # what the last metric gave once settled; the first was built far from the solution and says nothing
@@ -227,7 +230,6 @@ class _Move:
             read = self._figure("read")
             if self._build() + left / max(min(seen, state.fresh), 1e-3) * read >= left / recent * read:
                 return state
-        plan = state.chosen["plan"]
         r = costs.ratio(plan["columns"], plan["rows"] or self.objective.problem.data.n_rows)
         return replace(
             state,

@@ -182,23 +182,11 @@ def test_any_json_header_reads_or_refuses(entries):
         {"dtype": "F64", "shape": [1], "data_offsets": [8, 0]},
         {"dtype": "F64", "shape": [9], "data_offsets": [0, 72]},
         {"dtype": "F64", "shape": [2**62, 4], "data_offsets": [0, 0]},
-        pytest.param(
-            {"dtype": "F64", "shape": [1.5], "data_offsets": [0, 8]},
-            marks=pytest.mark.xfail(raises=pytest.fail.Exception, reason="a fractional dimension is rounded down"),
-        ),
+        {"dtype": "F64", "shape": [1.5], "data_offsets": [0, 8]},
         {"dtype": "F64", "shape": [1], "data_offsets": [0, 8, 16]},
-        pytest.param(
-            {"dtype": "F64", "shape": [0, 2**70], "data_offsets": [0, 0]},
-            marks=pytest.mark.xfail(raises=ValueError, reason="no bound on a dimension beside a zero one"),
-        ),
-        pytest.param(
-            {"dtype": "F64", "shape": [0] * 100, "data_offsets": [0, 0]},
-            marks=pytest.mark.xfail(raises=ValueError, reason="no bound on the number of dimensions"),
-        ),
-        pytest.param(
-            {"dtype": "F64", "shape": [float("inf")], "data_offsets": [0, 8]},
-            marks=pytest.mark.xfail(raises=OverflowError, reason="an infinite dimension is not caught"),
-        ),
+        {"dtype": "F64", "shape": [0, 2**70], "data_offsets": [0, 0]},
+        {"dtype": "F64", "shape": [0] * 100, "data_offsets": [0, 0]},
+        {"dtype": "F64", "shape": [float("inf")], "data_offsets": [0, 8]},
         {"dtype": ["F64"], "shape": [1], "data_offsets": [0, 8]},
         {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]},
         {"shape": [1], "data_offsets": [0, 8]},
@@ -211,7 +199,6 @@ def test_malformed_entries_are_refused(entry):
         codec.decode(with_header({"a": entry}))
 
 
-@pytest.mark.xfail(raises=RecursionError, reason="JSON nested this deep is not caught")
 def test_deep_header_is_refused():
     text = b"[" * 100_000
     data = len(text).to_bytes(8, "little") + text
