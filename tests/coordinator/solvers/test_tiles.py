@@ -7,40 +7,13 @@ from scipy import sparse
 import coordinator.kernels  # noqa: F401  registers kernels
 from coordinator.data.blocks import memory_blocks
 from coordinator.errors import InputError, PhaseError
-from coordinator.executors.local import LocalExecutor
-from coordinator.phases import Outcome
 from coordinator.problem import problem_from_spec
-from coordinator.runtime import Runtime
-from coordinator.solvers.objective import Objective
 from coordinator.solvers.tiles import tiled_sketch
 from coordinator.storage import FileStorage, MemoryStorage
 from coordinator.tasks import Task, Worker
 from sketches import CountSketch, stream
 
 SIZES = {"block": 24, "n": 4, "extra": 0}
-
-
-class FlakyExecutor(LocalExecutor):
-    """Attempts fail by a table {phase kind: {task index: attempts that fail}}; failures come back at once."""
-
-    def __init__(self, worker, workers=1, faults=None):
-        super().__init__(worker, workers)
-        self.faults = faults or {}
-        self.lost = []
-
-    def submit(self, launches):
-        well = []
-        for launch in launches:
-            bad = self.faults.get(launch.phase.split("#")[0], {}).get(launch.index, 0)
-            if launch.attempt <= bad:
-                self.lost.append(Outcome(launch, error="killed", worker="flaky"))
-            else:
-                well.append(launch)
-        super().submit(well)
-
-    def poll(self, timeout):
-        lost, self.lost = self.lost, []
-        return lost or super().poll(timeout)
 
 
 def make(loss="logistic", layout="dense", dtype=np.float64, n=90, d=7, intercept=True, weight=True, seed=0):
@@ -57,30 +30,9 @@ def make(loss="logistic", layout="dense", dtype=np.float64, n=90, d=7, intercept
     return storage, problem_from_spec({"loss": loss, "intercept": intercept}, data)
 
 
-class Bench:
-    """A runtime on an executor with faults, as a context."""
-
-    def __init__(self, storage, problem, workers=1, faults=None, scratch=None):
-        self.scratch = scratch if scratch is not None else MemoryStorage()
-        self.executor = FlakyExecutor(Worker(storage, self.scratch), workers, faults)
-        self.ctx = Runtime(self.executor, self.scratch)
-        self.objective = Objective(problem, self.ctx)
-        rng = np.random.default_rng(5)
-        self.w = 0.5 * rng.standard_normal(problem.n_parameters)
-
-    def __enter__(self):
-        self.session = self.ctx.session()
-        self.session.__enter__()
-        self.point = self.objective.at(self.w)
-        return self
-
-    def __exit__(self, *error):
-        self.session.__exit__(*error)
-        self.executor.close()
-
-    def sketch(self, seed=1, path=(3,), **sizes):
-        [H] = tiled_sketch(self.objective, self.point, **{**SIZES, **sizes}, seed=seed, path=path)
-        return H
+def draw(bench, seed=1, path=(3,), **sizes):
+    [H] = tiled_sketch(bench.objective, bench.point, **{**SIZES, **sizes}, seed=seed, path=path)
+    return H
 
 
 def relative(A, B):
@@ -89,10 +41,10 @@ def relative(A, B):
 
 @pytest.mark.parametrize("slabs", [1, 3, None])
 @pytest.mark.parametrize("layout", ["dense", "csr"])
-def test_equals_the_sketches_of_the_whole_matrix(layout, slabs):
+def test_equals_the_sketches_of_the_whole_matrix(Bench, layout, slabs):
     storage, problem = make(layout=layout)
     with Bench(storage, problem) as bench:
-        H = bench.sketch(slabs=slabs, block=3 if slabs is None else 24)
+        H = draw(bench, slabs=slabs, block=3 if slabs is None else 24)
         size = 3 if slabs is None else 24
         blocks = [storage.get_arrays(key) for key in problem.data.keys]
         if layout == "dense":
@@ -121,42 +73,42 @@ def test_equals_the_sketches_of_the_whole_matrix(layout, slabs):
 
 @pytest.mark.parametrize("loss", ["logistic", "softmax"])
 @pytest.mark.parametrize("layout", ["dense", "csr"])
-def test_is_unbiased(loss, layout):
+def test_is_unbiased(Bench, loss, layout):
     storage, problem = make(loss, layout)
     with Bench(storage, problem) as bench:
         [exact] = bench.objective.gram(bench.point)
-        draws = np.array([bench.sketch(seed) for seed in range(60)])
+        draws = np.array([draw(bench, seed) for seed in range(60)])
     error = draws.mean(axis=0) - exact
     spread = draws.std(axis=0) / np.sqrt(len(draws))
     assert np.abs(error / np.maximum(spread, 1e-12)).max() < 5
     assert relative(draws.mean(axis=0), exact) < 0.1
 
 
-def test_float32_rows_and_no_intercept():
+def test_float32_rows_and_no_intercept(Bench):
     storage, problem = make(dtype=np.float32, intercept=False, weight=False)
     with Bench(storage, problem) as bench:
-        narrow = bench.sketch()
+        narrow = draw(bench)
     storage, problem = make(intercept=False, weight=False)
     with Bench(storage, problem) as bench:
-        assert 0 < relative(narrow, bench.sketch()) < 1e-6
+        assert 0 < relative(narrow, draw(bench)) < 1e-6
 
 
-def test_the_same_bits_for_any_number_of_workers_and_any_store(tmp_path):
+def test_the_same_bits_for_any_number_of_workers_and_any_store(Bench, tmp_path):
     storage, problem = make(n=300, d=20)
     found = []
     for workers, scratch in [(1, None), (2, None), (3, None), (2, FileStorage(tmp_path))]:
         with Bench(storage, problem, workers, scratch=scratch) as bench:
-            found.append(bench.sketch(slabs=4))
+            found.append(draw(bench, slabs=4))
             assert [key for key in bench.scratch.list("step") if "/tiles" in key] == []
     assert all(np.array_equal(H, found[0]) for H in found)
 
 
-def test_lost_sketches_are_dropped_whole_and_leave_no_bias():
+def test_lost_sketches_are_dropped_whole_and_leave_no_bias(Bench):
     storage, problem = make()
     faults = {"tiles-sketch": {2: 9}, "tiles-product": {0: 1, 7: 9}}  # 2 slabs, 3 products for each sketch
     with Bench(storage, problem, faults=faults) as bench:
         [exact] = bench.objective.gram(bench.point)
-        draws = np.array([bench.sketch(seed, extra=2, slabs=2) for seed in range(60)])
+        draws = np.array([draw(bench, seed, extra=2, slabs=2) for seed in range(60)])
         arrivals = dict(bench.ctx.arrivals)
     assert all(np.linalg.eigvalsh(H)[0] > 0 for H in draws)
     assert relative(draws.mean(axis=0), exact) < 0.1
@@ -167,27 +119,27 @@ def test_lost_sketches_are_dropped_whole_and_leave_no_bias():
     assert all(7 not in used for used in products)
 
 
-def test_a_recorded_run_is_repeated_bit_for_bit():
+def test_a_recorded_run_is_repeated_bit_for_bit(Bench):
     storage, problem = make()
     with Bench(storage, problem, 2, faults={"tiles-sketch": {2: 9}}) as bench:
-        first, arrivals = bench.sketch(extra=2, slabs=2), dict(bench.ctx.arrivals)
+        first, arrivals = draw(bench, extra=2, slabs=2), dict(bench.ctx.arrivals)
     with Bench(storage, problem, 1) as bench:
-        assert not np.array_equal(bench.sketch(extra=2, slabs=2), first)
+        assert not np.array_equal(draw(bench, extra=2, slabs=2), first)
     with Bench(storage, problem, 1) as bench:
         bench.ctx.replay = arrivals
-        assert np.array_equal(bench.sketch(extra=2, slabs=2), first)
+        assert np.array_equal(draw(bench, extra=2, slabs=2), first)
 
 
-def test_retries_are_harmless():
+def test_retries_are_harmless(Bench):
     storage, problem = make()
     with Bench(storage, problem) as bench:
-        expected = bench.sketch()
+        expected = draw(bench)
     faults = {"tiles-curvature": {1: 2}, "tiles-sketch": {0: 1, 3: 2}, "tiles-product": {1: 2}}
     with Bench(storage, problem, faults=faults) as bench:
-        assert np.array_equal(bench.sketch(), expected)
+        assert np.array_equal(draw(bench), expected)
 
 
-def test_a_task_that_runs_twice_keeps_its_first_result():
+def test_a_task_that_runs_twice_keeps_its_first_result(Bench):
     storage, problem = make()
     with Bench(storage, problem) as bench:
         worker = Worker(storage, bench.scratch)
@@ -198,17 +150,17 @@ def test_a_task_that_runs_twice_keeps_its_first_result():
         assert bench.scratch.get_arrays("step/h")["array"].shape == (33,)
 
 
-def test_too_few_sketches_end_the_phase():
+def test_too_few_sketches_end_the_phase(Bench):
     storage, problem = make()
     with (
         Bench(storage, problem, faults={"tiles-sketch": {0: 9, 5: 9}}) as bench,
         pytest.raises(PhaseError, match=r"lost 2 of 10 tasks: killed"),
     ):
-        bench.sketch(slabs=2, extra=1)
+        draw(bench, slabs=2, extra=1)
 
 
 @pytest.mark.parametrize("sizes", [{"n": 3}, {"block": 0}, {"extra": -1}])
-def test_refuses_sizes_out_of_range(sizes):
+def test_refuses_sizes_out_of_range(Bench, sizes):
     storage, problem = make()
     with Bench(storage, problem) as bench, pytest.raises(InputError, match="tiled sketch"):
-        bench.sketch(**sizes)
+        draw(bench, **sizes)
