@@ -9,10 +9,26 @@ from typing import Any, Final
 from coordinator.errors import UnknownNameError
 from coordinator.solvers.base import Solver, check_settings
 from coordinator.solvers.exact import Newton
+from coordinator.solvers.first_order import GradientDescent, Nesterov
+from coordinator.solvers.giant import Giant
 from coordinator.solvers.lbfgs import Lbfgs
 from coordinator.solvers.newton import OverSketchedNewton
+from coordinator.solvers.prox import ProximalNewton
+from coordinator.solvers.sgd import Sgd
 
-SOLVERS: Final[dict[str, type[Any]]] = {solver.name: solver for solver in (OverSketchedNewton, Newton, Lbfgs)}
+SOLVERS: Final[dict[str, type[Any]]] = {
+    solver.name: solver
+    for solver in (
+        OverSketchedNewton,
+        Newton,
+        Giant,
+        Lbfgs,
+        ProximalNewton,
+        Nesterov,
+        GradientDescent,
+        Sgd,
+    )
+}
 
 
 def make_solver(name: str, settings: Mapping[str, Any]) -> Solver:
