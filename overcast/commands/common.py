@@ -1,0 +1,218 @@
+"""What the commands share: options, output, and ways to say things."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coordinator.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Commands = Any  # argparse has no public name for it
+Run = Callable[[argparse.Namespace], int]
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    try:
+        sys.stderr.write(f"overcast: {' '.join(message.split())}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        pass
+
+
+def command(commands: Commands, name: str, text: str, example: str, run: Run, **more: Any) -> Any:
+    """Add a command with a help text and examples, one a line; `below` marks one below another command."""
+    below = more.pop("below", False)
+    examples = "".join(f"\n  {line.strip()}" for line in example.strip().splitlines())
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + "." + more.pop("about", ""),
+        epilog=f"example:{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **more,
+    )
+    parser.add_argument(
+        "--store",
+        metavar="DIR",
+        help="folder of the store (default: $OVERCAST_STORE, or ./overcast-store)",
+        default=argparse.SUPPRESS if below else None,  # what was given before the lower command stays
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser, *, below: bool = False) -> None:
+    """`--json`."""
+    default: Any = argparse.SUPPRESS if below else False
+    parser.add_argument("--json", action="store_true", default=default, help="print JSON on stdout")
+
+
+def add_import_options(parser: argparse.ArgumentParser, title: str) -> None:
+    """The options that say how to read a file."""
+    group = parser.add_argument_group(title)
+    group.add_argument("--name", help="name of the data set (default: the file's, without suffixes)")
+    add_reading_options(group)
+    group.add_argument("--dtype", metavar="TYPE", help="float32 or float64 (default: float64, or as arrays are)")
+    group.add_argument("--layout", metavar="LAYOUT", help="dense or csr (default: what suits the data)")
+    group.add_argument("--shuffle-seed", metavar="N", help="seed of the random order of rows, or none (default: 0)")
+    group.add_argument("--scale", metavar="HOW", help="divide columns: none, std or maxabs (default: none)")
+    group.add_argument("--block-mb", type=_megabytes, metavar="MB", help="largest size of a block (default: 32)")
+    group.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used")
+    group.add_argument("--replace", action="store_true", help="replace a data set of this name")
+
+
+def add_reading_options(group: Any) -> None:
+    """The options that say what a file's columns are."""
+    group.add_argument("--format", metavar="FMT", help="libsvm, csv, tsv, npy, npz or parquet (default: by suffix)")
+    group.add_argument("--label", metavar="COL", help="column of the target (default: last), or its .npy file")
+    group.add_argument("--unlabelled", action="store_true", help="there is no target column")
+    group.add_argument("--weight", metavar="COL", help="column of row weights")
+    group.add_argument("--one-hot", metavar="COLS", help="columns to one-hot encode, separated by commas")
+    group.add_argument("--header", action=argparse.BooleanOptionalAction, help="the first line holds names")
+    group.add_argument("--n-features", type=int, metavar="N", help="libsvm: number of columns")
+    group.add_argument("--index-base", type=int, metavar="0|1", help="libsvm: index of the first column")
+
+
+def import_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those import options that were given."""
+    given = {
+        "name": args.name,
+        "dtype": args.dtype,
+        "layout": args.layout,
+        "scale": args.scale,
+        "block_bytes": args.block_mb,
+        "on_bad_row": "skip" if args.skip_bad_rows else None,
+        "replace": True if args.replace else None,
+        **reading_options(args),
+    }
+    out = {key: value for key, value in given.items() if value is not None}
+    if args.shuffle_seed is not None:
+        out["seed"] = None if args.shuffle_seed == "none" else whole(args.shuffle_seed, "--shuffle-seed")
+    return out
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those options of `add_reading_options` that were given."""
+    given = {
+        "format": args.format,
+        "label": _column(args.label),
+        "labelled": False if args.unlabelled else None,
+        "weight": _column(args.weight),
+        "one_hot": tuple(_column(part) for part in args.one_hot.split(",")) if args.one_hot else None,
+        "header": args.header,
+        "n_features": args.n_features,
+        "index_base": args.index_base,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _megabytes(text: str) -> int:
+    value = float(text)
+    if not 0 < value <= 2048:
+        raise ValueError
+    return int(value * (1 << 20))
+
+
+def _column(text: str | None) -> str | int | None:
+    if text is not None and text.lstrip("-").isdigit():
+        return int(text)
+    return text
+
+
+def whole(text: str, what: str) -> int:
+    """A whole number from 0 up; InputError otherwise."""
+    if not text.isdigit():
+        raise InputError(f"{what} must be a whole number >= 0 or none, not {text!r}")
+    return int(text)
+
+
+def value_of(text: str) -> Any:
+    """A setting's value: number, true, false, none, or the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def pairs(items: Sequence[str], what: str) -> dict[str, Any]:
+    """key=value arguments; InputError for one without '='."""
+    out: dict[str, Any] = {}
+    for item in items:
+        key, mark, value = item.partition("=")
+        if not mark or not key:
+            raise InputError(f"{what} takes key=value, not {item!r}")
+        out[key.replace("-", "_") if what == "--set" else key] = value_of(value)
+    return out
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON on stdout: numbers that are not finite become null."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, default=str) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables go; wide enough for them where nobody looks."""
+    from rich.console import Console
+
+    out = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
+    """A table on stdout."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console().print(table)
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Names and values on stdout, one a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(str(value)))
+    console().print(table)
+
+
+def again(args: argparse.Namespace, *words: str) -> str:
+    """A command to go on with, on the same store."""
+    where = ["--store", args.store] if args.store else []
+    return shlex.join(["overcast", *words, *where])

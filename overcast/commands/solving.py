@@ -1,0 +1,169 @@
+"""`overcast solve`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from coordinator.errors import InputError
+from overcast.commands.common import (
+    Commands,
+    add_import_options,
+    add_json,
+    again,
+    command,
+    import_options,
+    pairs,
+    print_facts,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from overcast.handle import JobHandle
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "solve",
+        "solve a problem on a data set or file, with live progress",
+        """overcast solve a9a --loss logistic --l2 1e-4
+        overcast solve train.csv.gz --label price --loss squared --l2 1e-3 --scale std
+        overcast solve a9a --loss logistic --solver lbfgs --set memory=20 --tol 1e-8
+        overcast solve --resume""",
+        _solve,
+        about=" A file is imported first, under its name. Exit code 4: ended without converging.",
+    )
+    parser.add_argument("data", nargs="?", metavar="DATA", help="a data set of the store, or a file")
+    parser.add_argument("--loss", metavar="NAME", help="logistic, softmax, squared, poisson, huber, squared-hinge")
+    parser.add_argument(
+        "--loss-option", action="append", default=[], metavar="KEY=VALUE", help="option of the loss, such as delta=2"
+    )
+    parser.add_argument("--l2", type=float, default=0.0, metavar="X", help="penalty X/2 |w|^2 (default: 0)")
+    parser.add_argument("--l1", type=float, default=0.0, metavar="X", help="penalty X |w|_1 (default: 0)")
+    parser.add_argument("--no-intercept", action="store_true", help="fit no intercept")
+    parser.add_argument("--class-weight", metavar="W", help="balanced, or class=weight,class=weight")
+    parser.add_argument("--solver", metavar="NAME", help="see `overcast solvers` (default: oversketched-newton)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="a setting of the solver"
+    )
+    parser.add_argument("--tol", type=float, metavar="X", help="stop at this gradient norm relative to the first")
+    parser.add_argument("--max-iter", type=int, metavar="N", help="most iterations")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the solver's random streams")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
+    parser.add_argument("--start", metavar="JOB", help="start from the solution of this job")
+    parser.add_argument("--id", help="id of the new job (default: made of the time)")
+    parser.add_argument("--policy", default="wait", metavar="P", help="stragglers: wait or speculate (default: wait)")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="JOB", help="go on with a job (default: the newest interrupted one)"
+    )
+    parser.add_argument("--detach", action="store_true", help="run in the background; print the job's id")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_json(parser)
+    add_import_options(parser, "when DATA is a file")
+
+
+def _solve(args: argparse.Namespace) -> int:
+    handle = _resumed(args) if args.resume is not None else _created(args)
+    if args.detach:
+        handle.launch()
+        if args.json:
+            print_json({"job": handle.id})
+        else:
+            print(handle.id)
+        return 0
+    return run_here(handle, args)
+
+
+def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
+    """Run a job in the foreground, show its progress and its result; the exit code."""
+    from coordinator.driver import run_job
+    from coordinator.solvers import make_solver
+    from overcast.progress import SolveProgress
+
+    spec = handle.spec
+    tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
+    title = f"job {handle.id}: {spec.solver} on {spec.data}"
+    try:
+        with SolveProgress(title, tol, quiet=args.quiet) as progress:
+            for row in handle.events():
+                progress.rows.append(row)
+            result = run_job(handle.storage, handle.id, progress)
+    except KeyboardInterrupt:
+        say(f"interrupted; go on with: {again(args, 'solve', '--resume', handle.id)}")
+        return 130
+    return show_end(handle, result, args)
+
+
+def show_end(handle: JobHandle, result: Any, args: argparse.Namespace) -> int:
+    """Print a result; the exit code that it means."""
+    from overcast.summary import facts, words
+
+    spec = handle.spec
+    if args.json:
+        print_json(facts(result, spec))
+    else:
+        print_facts(words(result, spec))
+    return end_code(handle, result)
+
+
+def end_code(handle: JobHandle, result: Any) -> int:
+    """The exit code that an end means, with a line on stderr for all but the good one."""
+    if handle.status().state == "cancelled":
+        say(f"job {handle.id} was cancelled; its best iterate so far is kept")
+        return 3
+    if not result.converged:
+        say(f"job {handle.id} did not converge: {result.reason}")
+        return 4
+    return 0
+
+
+def _resumed(args: argparse.Namespace) -> JobHandle:
+    from coordinator.jobs import JobStore
+    from overcast import store as stores
+    from overcast.handle import JobHandle
+
+    if args.data is not None:
+        raise InputError("--resume takes a job, and DATA starts a new one: give one of them")
+    storage = stores.existing_store(args.store)
+    handle = JobHandle(storage, stores.find_job(JobStore(storage), args.resume or None, ("interrupted", "queued")))
+    handle.reopen()
+    return handle
+
+
+def _created(args: argparse.Namespace) -> JobHandle:
+    if args.data is None:
+        raise InputError("no data: name a data set or a file, or say --resume")
+    if args.loss is None:
+        raise InputError("no --loss: say what to minimise, such as --loss logistic or --loss squared")
+    from overcast import store as stores
+    from overcast.client import SOLVER, Client
+    from overcast.progress import import_progress
+
+    settings = pairs(args.settings, "--set")
+    for name in ("tol", "max_iter", "seed"):
+        if getattr(args, name) is not None:
+            settings[name] = getattr(args, name)
+    weight = args.class_weight
+    if weight is not None and weight != "balanced":
+        weight = pairs(weight.split(","), "--class-weight")
+    client = Client(args.store or stores.default_store())
+    with import_progress(quiet=args.quiet) as progress:
+        return client.prepare(
+            args.data,
+            {"name": args.loss, **pairs(args.loss_option, "--loss-option")} if args.loss_option else args.loss,
+            l2=args.l2,
+            l1=args.l1,
+            intercept=not args.no_intercept,
+            class_weight=weight,
+            solver=args.solver or SOLVER,
+            settings=settings,
+            workers=args.workers,
+            start=args.start,
+            id=args.id,
+            policy=args.policy,
+            import_options=import_options(args),
+            progress=progress,
+        )

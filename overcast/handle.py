@@ -1,0 +1,153 @@
+"""A handle on a job: look, wait, follow, cancel, resume, from any process that has the store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coordinator.driver import run_job
+from coordinator.errors import JobError
+from coordinator.jobs import JobSpec, JobStore, Status
+from coordinator.losses import LOSSES
+from coordinator.results import Result, load_result
+from coordinator.storage import FileStorage, Storage
+from overcast import background
+
+_POLL = 0.02  # seconds between looks at the store, growing to the next
+_SLOW = 0.25
+
+
+class JobHandle:
+    """A job in a store. It holds nothing but the job's id: two handles on one job see the same."""
+
+    def __init__(self, storage: Storage, job: str) -> None:
+        self.storage = storage
+        self.id = job
+        self._store = JobStore(storage)
+
+    def __repr__(self) -> str:
+        return f"<job {self.id}: {self.status().state}>"
+
+    @property
+    def spec(self) -> JobSpec:
+        """What was asked."""
+        return self._store.spec(self.id)
+
+    def status(self) -> Status:
+        """Where it stands; a job whose process is gone reads as interrupted."""
+        status = self._store.status(self.id)
+        if status.state == "queued" and (why := background.died_early(self.storage, self.id)) is not None:
+            status = self._store.update(self.id, state="failed", ended=time.time(), message=f"it did not start: {why}")
+        return status
+
+    def events(self, since: int = -1) -> list[dict[str, Any]]:
+        """Figures of the iterations after `since`, so far."""
+        return self._store.events(self.id, since)
+
+    def stream(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """Figures of each iteration as they come, from the first on; ends with the job, or when it is interrupted.
+
+        Raises TimeoutError after `timeout` seconds without the end.
+        """
+        limit = None if timeout is None else time.monotonic() + timeout
+        last, pause = -1, _POLL
+        while True:
+            over = _at_rest(self.status())  # looked at before the events: none can come after
+            for row in self.events(last):
+                last, pause = int(row["iteration"]), _POLL
+                yield row
+            if over:
+                background.reap(self.storage, self.id)
+                return
+            if limit is not None and time.monotonic() > limit:
+                raise TimeoutError(f"job {self.id} is still running after {timeout} s")
+            time.sleep(pause)
+            pause = min(1.5 * pause, _SLOW)
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until it is done, cancelled, failed or interrupted.
+
+        Raises TimeoutError after `timeout` seconds; the job goes on.
+        """
+        limit = None if timeout is None else time.monotonic() + timeout
+        pause = _POLL
+        while not _at_rest(status := self.status()):
+            if limit is not None and time.monotonic() > limit:
+                raise TimeoutError(f"job {self.id} is still {status.state} after {timeout} s")
+            time.sleep(pause)
+            pause = min(1.5 * pause, _SLOW)
+        background.reap(self.storage, self.id)
+        return status
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait, and what it found; for a cancelled job, its best iterate.
+
+        Raises
+        ------
+        JobError
+            For a job that failed, was cancelled before its first iterate, or is interrupted.
+        TimeoutError
+            After `timeout` seconds; the job goes on.
+        """
+        status = self.wait(timeout)
+        if status.state in {"done", "cancelled"}:
+            return load_result(self.storage, self.id)
+        remedy = "; resume() goes on from its newest checkpoint" if status.state == "interrupted" else ""
+        raise JobError(f"job {self.id} {_verb(status)}: {status.message}{remedy}")
+
+    def cancel(self) -> None:
+        """Ask it to stop: it does within a second and keeps its best iterate. Nothing happens to an ended job."""
+        if not self.status().final:
+            self._store.cancel(self.id)
+
+    def resume(self, *, wait: bool = False) -> JobHandle:
+        """Go on from the newest checkpoint, in the background: an interrupted, failed, cancelled or queued job.
+
+        Raises JobError when it runs already or is done; with `wait`, runs here and now.
+        """
+        self.reopen()
+        if wait:
+            run_job(self.storage, self.id)
+        else:
+            self.launch()
+        return self
+
+    def reopen(self) -> None:
+        """Make it ready to go on; JobError when it runs already or is done."""
+        status = self.status()
+        if status.state == "done":
+            raise JobError(f"job {self.id} is done: a new one may start from it, with start={self.id!r}")
+        if status.state == "running" or background.thread_runs(self.storage, self.id):
+            raise JobError(f"job {self.id} runs already: wait for it, or cancel it")
+        self._store.reopen(self.id)
+
+    def launch(self) -> None:
+        """Run it in the background: a process for a store on disk, else (and for a loss made here) a thread."""
+        loss = self.spec.problem.get("loss")
+        kind = LOSSES.get(loss["name"] if isinstance(loss, dict) else str(loss))
+        homemade = kind is not None and kind.__module__ != "coordinator.losses"
+        if isinstance(self.storage, FileStorage) and not homemade:
+            background.start_process(self.storage, self.id)
+        else:
+            background.start_thread(self.storage, self.id)
+
+    def delete(self) -> None:
+        """Delete everything of it; JobError while it runs."""
+        self._store.clean(self.id)
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the HTML report (default: report-ID.html here); its path. Needs the extra "report"."""
+        from overcast.report import write_report
+
+        return write_report(self.storage, self.id, path)
+
+
+def _at_rest(status: Status) -> bool:
+    return status.final or status.state == "interrupted"
+
+
+def _verb(status: Status) -> str:
+    return "failed" if status.state == "failed" else f"is {status.state}"

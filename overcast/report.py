@@ -1,0 +1,120 @@
+"""The report on a job: one self-contained HTML page. Plots by matplotlib (extra "report"), as inline SVG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from coordinator.errors import InputError, JobError
+from coordinator.jobs import JobSpec, JobStore, Status
+from coordinator.results import Result, load_result
+from coordinator.runtime import TaskRecord
+from coordinator.solvers import make_solver
+from coordinator.storage import Storage
+
+RESTART: Final = 0.05  # a record that ends this many seconds before one that was noted earlier belongs to another run
+SLOW: Final = 2.0  # times the median of its phase: a straggler
+SLOW_LEAST: Final = 4  # tasks of a phase, for a median to mean anything
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One attempt on the timeline; `mark` is "", "straggler", "retry", "failed" or "spare"."""
+
+    kind: str
+    worker: str
+    start: float
+    end: float
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a report tells.
+
+    Attributes
+    ----------
+    events : one row of figures an iteration.
+    bars, restarts : the timeline in seconds, and the times on it at which the job was resumed.
+    tol : relative gradient that ends the job, if its solver has one.
+    result : None while there is none.
+    """
+
+    spec: JobSpec
+    status: Status
+    events: Sequence[Mapping[str, Any]]
+    bars: Sequence[Bar]
+    restarts: Sequence[float]
+    tol: float | None
+    result: Result | None
+
+
+def tell(storage: Storage, job: str) -> Story:
+    """Gather what is known of a job, whether it has ended or not."""
+    store = JobStore(storage)
+    spec = store.spec(job)
+    try:
+        result: Result | None = load_result(storage, job)
+    except JobError:
+        result = None
+    bars, restarts = timeline(store.tasks(job))
+    tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
+    return Story(spec, store.status(job), store.events(job), bars, restarts, tol, result)
+
+
+def timeline(records: Sequence[TaskRecord]) -> tuple[list[Bar], list[float]]:
+    """Task records as bars on one time axis: each run's clock begins at 0, so later runs are moved behind earlier."""
+    durations: dict[str, list[float]] = {}
+    for record in records:
+        durations.setdefault(record.phase, []).append(record.ended - record.started)
+    limits = {
+        phase: SLOW * sorted(values)[len(values) // 2] if len(values) >= SLOW_LEAST else float("inf")
+        for phase, values in durations.items()
+    }
+    bars: list[Bar] = []
+    restarts: list[float] = []
+    shift, last = 0.0, 0.0
+    for record in records:
+        if record.ended + shift < last - RESTART:
+            shift = last
+            restarts.append(last)
+        last = max(last, record.ended + shift)
+        if record.fate not in {"used", "spare"}:
+            mark = "failed"
+        elif record.fate == "spare":
+            mark = "spare"
+        elif record.attempt > 1:
+            mark = "retry"
+        else:
+            mark = "straggler" if record.ended - record.started > limits[record.phase] else ""
+        kind = record.phase.split("#", 1)[0]
+        bars.append(Bar(kind, record.worker, record.started + shift, record.ended + shift, mark))
+    return bars, restarts
+
+
+def write_report(storage: Storage, job: str, path: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report on `job`; the path of the page (default: report-JOB.html in this folder).
+
+    Raises InputError without matplotlib or when the page cannot be written.
+    """
+    if find_spec("matplotlib") is None:
+        raise InputError("a report needs the extra \"report\": pip install 'overcast[report]'")
+    from overcast.report_page import page
+    from overcast.report_plots import plots
+
+    story = tell(storage, job)
+    out = Path(path) if path is not None else Path(f"report-{job}.html")
+    text = page(story, plots(story))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out

@@ -1,0 +1,203 @@
+"""Where things are kept: which store is meant, which job is meant, and how a data set came into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from coordinator.data.blocks import RowBlocks, list_data, manifest_key, open_data
+from coordinator.data.importing import ImportOptions, ImportReport, Progress, import_data
+from coordinator.errors import ConflictError, InputError, JobMissingError, KeyMissingError, UnknownNameError
+from coordinator.jobs import JobStore
+from coordinator.profile import Profile, measure, stored_profile
+from coordinator.storage import FileStorage, MemoryStorage, Storage
+
+DEFAULT: Final = "overcast-store"
+_SUFFIX: Final = re.compile(r"\.(gz|bz2|xz|libsvm|svm|svmlight|csv|tsv|tab|npy|npz|parquet|pq)$", re.IGNORECASE)
+_measured: dict[str, Profile] = {}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a data set came into the store.
+
+    Attributes
+    ----------
+    options : those of the import, by name; they also say how to read rows to predict.
+    source : path, size and time of change of the file ("" and 0: several files, or memory).
+    """
+
+    options: Mapping[str, Any]
+    source: str = ""
+    size: int = 0
+    changed: int = 0
+
+
+def default_store() -> Path:
+    """OVERCAST_STORE, or ./overcast-store."""
+    return Path(os.environ.get("OVERCAST_STORE") or DEFAULT)
+
+
+def open_store(store: str | os.PathLike[str] | None) -> Storage:
+    """A store in the folder `store`, made if need be; None: in memory."""
+    return MemoryStorage() if store is None else FileStorage(store)
+
+
+def existing_store(store: str | os.PathLike[str] | None) -> FileStorage:
+    """The store in the folder `store` (None: the default one), for looking at; InputError when there is none."""
+    path = Path(store) if store is not None else default_store()
+    if not path.is_dir():
+        raise InputError(f"no store at {path}: import data first, or name another one with --store")
+    return FileStorage(path)
+
+
+def profile_of(storage: Storage) -> Profile:
+    """The machine's rates, measured once for each folder, and once in this process for all stores in memory."""
+    if not isinstance(storage, MemoryStorage):
+        return stored_profile(storage)
+    if "memory" not in _measured:
+        _measured["memory"] = measure()
+    return _measured["memory"]
+
+
+def data_name(source: str | os.PathLike[str]) -> str:
+    """What a data set from this file is called: the file's name without suffixes of format and compression."""
+    name = Path(source).name
+    while (shorter := _SUFFIX.sub("", name)) not in {name, ""}:
+        name = shorter
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", name).lstrip(".-") or "data"
+
+
+def bring_in(
+    storage: Storage,
+    source: Any,
+    options: ImportOptions,
+    *,
+    target: Any = None,
+    weight: Any = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> ImportReport:
+    """Import `source` and remember how."""
+    report = import_data(storage, source, options, target=target, weight=weight, progress=progress)
+    origin = _origin(source, options)
+    key = _origin_key(options.name)
+    version: str | None = None
+    with suppress(KeyMissingError):
+        version = storage.read(key)[1]
+    with suppress(ConflictError):  # another process has just replaced the data, and says how
+        storage.swap(key, json.dumps(asdict(origin)).encode(), version)
+    return report
+
+
+def origin_of(storage: Storage, name: str) -> Origin | None:
+    """How the data set `name` came in, if that is known."""
+    try:
+        raw = json.loads(storage.get(_origin_key(name)))
+        return Origin(**raw)
+    except (KeyMissingError, ValueError, TypeError):
+        return None
+
+
+def find_data(
+    storage: Storage,
+    data: str | os.PathLike[str],
+    options: Mapping[str, Any],
+    progress: Callable[[Progress], None] | None = None,
+) -> RowBlocks:
+    """The data set that `data` names; when it is a file, the data set of its name, imported now if it is not there.
+
+    Raises
+    ------
+    InputError
+        For neither a data set nor a file, for options that differ from those of an earlier import, and for a file
+        that has changed since, unless `options` say replace.
+    """
+    text = os.fspath(data)
+    if isinstance(data, str) and manifest_there(storage, text):
+        if options and not Path(text).is_file():
+            raise InputError(f"data set {text!r} is imported already: import options go with a file")
+        if not options:
+            return open_data(storage, text)
+    if not Path(text).exists():
+        if isinstance(data, str) and not re.search(r"[/.]", text):
+            return open_data(storage, text)
+        raise InputError(f"no data set or file {text!r}{_have(storage)}")
+    wanted = import_options(data_name(text), **options)
+    if wanted.replace or not manifest_there(storage, wanted.name):
+        return bring_in(storage, Path(text), wanted, progress=progress).data
+    before = origin_of(storage, wanted.name)
+    now = _origin(Path(text), wanted)
+    if before is None or before != now:
+        what = "from other bytes or with other options" if before and before.source == now.source else "from elsewhere"
+        raise InputError(
+            f"data set {wanted.name!r} was imported {what}: say --replace (replace=True) to import {text} in its "
+            "place, or choose another --name (name=)"
+        )
+    return open_data(storage, wanted.name)
+
+
+def import_options(default_name: str, **options: Any) -> ImportOptions:
+    """Import options from names and values; InputError for names that are none."""
+    known = [field.name for field in fields(ImportOptions)]
+    for key in options:
+        if key not in known:
+            raise UnknownNameError("import option", key, known)
+    if isinstance(options.get("one_hot"), list):
+        options["one_hot"] = tuple(options["one_hot"])
+    return ImportOptions(**{"name": default_name} | options)
+
+
+def manifest_there(storage: Storage, name: str) -> bool:
+    """Whether there is a data set of this name."""
+    try:
+        return storage.exists(manifest_key(name))
+    except InputError:
+        return False
+
+
+def find_job(store: JobStore, text: str | None, states: tuple[str, ...] = ()) -> str:
+    """The id of the job that `text` means: an id or its unambiguous beginning; None: the newest (in these states).
+
+    Raises JobMissingError when there is none, InputError when several begin like this.
+    """
+    ids = sorted(store.ids(), key=lambda job: store.spec(job).created) if not text else store.ids()
+    if text:
+        if text in ids:
+            return text
+        found = [job for job in ids if job.startswith(text)]
+        if len(found) > 1:
+            raise InputError(f"{len(found)} jobs begin with {text!r}: {', '.join(found[:4])}; write more of the id")
+        return found[0] if found else store.spec(text).id
+    for job in reversed(ids):
+        if not states or store.status(job).state in states:
+            return job
+    what = f"no {' or '.join(states)} job" if states else "no job"
+    raise JobMissingError(f"{what} in this store")
+
+
+def _origin_key(name: str) -> str:
+    return f"data/{name}/origin.json"
+
+
+def _origin(source: Any, options: ImportOptions) -> Origin:
+    plain = {key: value for key, value in asdict(options).items() if key != "replace"}
+    plain["one_hot"] = list(plain["one_hot"])
+    if not isinstance(source, str | os.PathLike):
+        return Origin(plain)
+    path = Path(source)
+    try:
+        stat = path.stat()
+    except OSError:
+        return Origin(plain)
+    return Origin(plain, str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+def _have(storage: Storage) -> str:
+    known = list_data(storage)
+    return f"; there are: {', '.join(known)}" if known else "; nothing has been imported yet, see `overcast import`"
