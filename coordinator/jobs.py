@@ -96,8 +96,7 @@ class JobStore:
 
     def create(self, spec: JobSpec) -> JobSpec:
         """Store a new job as queued; its spec with the time filled in."""
-        if not _ID.fullmatch(spec.id):
-            raise InputError(f"bad job id {spec.id!r}: use 4 to 60 small letters, digits and '-'")
+        self.check_id(spec.id)
         spec = replace(spec, created=time.time())
         try:
             self.storage.put(self.key(spec.id, "spec.json"), _dump(asdict(spec)))
@@ -105,6 +104,13 @@ class JobStore:
             raise InputError(f"job {spec.id!r} exists already: choose another id, or resume it") from None
         self.storage.swap(self.key(spec.id, "status.json"), _dump(asdict(Status("queued", updated=time.time()))), None)
         return spec
+
+    def check_id(self, job: str) -> None:
+        """InputError when a new job cannot bear this id."""
+        if not _ID.fullmatch(job):
+            raise InputError(f"bad job id {job!r}: use 4 to 60 small letters, digits and '-'")
+        if self.storage.exists(self.key(job, "spec.json")):
+            raise InputError(f"job {job!r} exists already: choose another id, or resume it")
 
     def spec(self, job: str) -> JobSpec:
         """The spec; JobMissingError if there is no such job."""
@@ -151,6 +157,14 @@ class JobStore:
 
     def cancelled(self, job: str) -> bool:
         return self.storage.exists(self.key(job, "cancel"))
+
+    def reopen(self, job: str) -> None:
+        """Let a cancelled or failed job run on from its newest checkpoint: it becomes interrupted."""
+        if self.status(job).state not in {"cancelled", "failed"}:
+            return
+        for name in ("cancel", "result", "result.json"):
+            self.storage.delete(self.key(job, name))
+        self.update(job, state="interrupted", ended=None, message="reopened; resume it")
 
     def clean(self, job: str) -> int:
         """Delete everything of a job; how many objects went."""

@@ -192,9 +192,13 @@ def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
 
 
 def check_settings(solver: Any) -> None:
-    """InputError for choices that are none and for common numbers out of range."""
+    """InputError for values of another type, choices that are none and common numbers out of range."""
     for f in fields(solver):
         value = getattr(solver, f.name)
+        kinds = [kind.strip() for kind in str(f.type).split("|")]
+        if not any(_fits(value, kind) for kind in kinds):
+            wanted = " or ".join(_SAID.get(kind, kind) for kind in kinds)
+            raise InputError(f"{solver.name}: {f.name} must be {wanted}, not {value!r}")
         choices = f.metadata.get("choices")
         if choices and value not in choices:
             raise InputError(f"{solver.name}: {f.name} must be one of {', '.join(choices)}, not {value!r}")
@@ -204,3 +208,16 @@ def check_settings(solver: Any) -> None:
             raise InputError(f"{solver.name}: max_iter must be a whole number >= 1, not {value!r}")
         if f.name == "seed" and not (isinstance(value, int) and value >= 0):
             raise InputError(f"{solver.name}: seed must be a whole number >= 0, not {value!r}")
+
+
+_SAID = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a word", "None": "none"}
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a setting's value is of the annotated kind; kinds that are not plain are left to the solver."""
+    if kind == "None":
+        return value is None
+    if kind in {"int", "float"}:
+        numbers = int if kind == "int" else int | float
+        return isinstance(value, numbers) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, {"bool": bool, "str": str}[kind]) if kind in {"bool", "str"} else True
