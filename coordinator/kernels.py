@@ -232,6 +232,24 @@ def search(work: Work, *, problem: Problem, steps: list[float]) -> Arrays:
     return values, slopes
 
 
+@kernel("glm.gradients")
+def gradients(work: Work, *, problem: Problem, steps: list[float]) -> Arrays:
+    """Gradients (n_steps, p K) at w + step (w1 - w) for all `steps`, in one reading of the rows."""
+    out: Array | None = None
+    for rowwise in each(work, problem):
+        z0 = rowwise.margins("w")
+        u = rowwise.margins("w1") - z0
+        slopes = [rowwise.weighed(rowwise.loss.gradient(z0 + step * u, rowwise.y)) for step in steps]
+        R = np.concatenate([dz.reshape(dz.shape[0], -1) for dz in slopes], axis=1)
+        G = np.sum([left(part, R[rows].astype(part.dtype)) for rows, part in rowwise.chunks()], axis=0, dtype=float)
+        if rowwise.intercept:
+            G = np.concatenate([G, R.sum(axis=0, keepdims=True)])
+        K = R.shape[1] // len(steps)
+        out = add(out, np.stack([G[:, i * K : (i + 1) * K].ravel() for i in range(len(steps))]))
+    assert out is not None
+    return (out,)
+
+
 @kernel("glm.product")
 def product(work: Work, *, problem: Problem, exact: bool) -> Arrays:
     """Hessian at `w` times input `v`, (p K,); in the dtype of the rows unless `exact` asks for float64."""

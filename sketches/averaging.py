@@ -25,6 +25,7 @@ NU_FLOOR = 0.05
 """Least debiasing factor; at it the sketch has too few rows (m < 1.05 d_lambda) for a Newton step."""
 
 _SLACK = 1.1  # how far beyond the edge of the law an eigenvalue of the pencil must lie to count as drift
+_LOST = 1e8  # drift at which nothing of the old average is left; a singular sketch would have more
 _DENSE = 200  # up to this d, all eigenvalues cost less than a Lanczos run
 
 
@@ -162,7 +163,7 @@ class HessianAverage:
         low, high = (((1.0 - h) / (1.0 - y)) ** 2, ((1.0 + h) / (1.0 - y)) ** 2)
 
         least, most = _pencil_range(gram, factor(self.gram + np.diag(diagonal)), diagonal)
-        drift = max(0.0, most / (_SLACK * high) - 1.0, low / (_SLACK * least) - 1.0)
+        drift = min(max(0.0, most / (_SLACK * high) - 1.0, low / (_SLACK * least) - 1.0), _LOST)
         v_old = v / neff + drift**2
         rho = v / (v + v_old)
         neff = min(1.0 + v / v_old, neff + 1.0)

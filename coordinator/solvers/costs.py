@@ -125,9 +125,18 @@ def ratio(q: float, rows: float) -> float:
 
 
 def make_plan(
-    problem: Problem, profile: Profile, tol: float, strategy: str = "auto", rows: int | None = None, hashes: int = 0
+    problem: Problem,
+    profile: Profile,
+    tol: float,
+    strategy: str = "auto",
+    rows: int = 0,
+    hashes: int = 0,
+    dense: bool = False,
 ) -> Plan:
-    """Choose the strategy with the least predicted time; `strategy`, `rows` and `hashes` fix what the user fixed."""
+    """Choose the strategy with the least predicted time; `strategy`, `rows` and `hashes` fix what the user fixed.
+
+    `dense`: only strategies that make a matrix an iteration will do.
+    """
     costs = Costs(problem, profile)
     n, q = problem.data.n_rows, costs.columns
     digits = log(1 / tol)
@@ -159,7 +168,10 @@ def make_plan(
                 each = read + build + costs.spectrum()
                 offer("averaged", (SETTLING + digits / (rate + 0.5)) * each, m)
                 offer("sketch", (SETTLING + 2 * digits / rate) * each, m)
-    chosen = min((k for k in predicted if k != "sketch"), key=predicted.__getitem__) if strategy == "auto" else strategy
+    allowed = {"exact", "averaged"} if dense else {"exact", "averaged", "metric", "pcg"}
+    if dense and costs.what != "full":
+        predicted["exact"] = NEWTON_STEPS * (read + gram)  # on a working set
+    chosen = strategy if strategy != "auto" else min(allowed & predicted.keys(), key=predicted.__getitem__)
     m = size.get(chosen, rows or min(n, 5 * q))
     figures = {"read": read, "gram": gram, "factor": factor, "sketch": costs.sketch(m or 5 * q, hashes)}
     return Plan(chosen, costs.what, q, m, hashes, predicted, figures)

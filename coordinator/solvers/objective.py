@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ class Objective:
     ctx: Runtime
     copies: int = 1
     passes: float = 0.0  # times the data were read
+    evaluator: Callable[[Vector, bool], Point] | None = None  # another way to values and gradients, such as a code's
     _phases: int = 0
     _weight: float = 0.0
     ridge: Vector = field(init=False)
@@ -65,7 +66,9 @@ class Objective:
         return self._weight
 
     def at(self, w: Vector, double: bool = False) -> Point:
-        """Value and gradient at `w`: one pass."""
+        """Value and gradient at `w`: one pass, or as many as `evaluator` takes."""
+        if self.evaluator is not None:
+            return self.evaluator(w, double)
         key = self.ctx.put(w)
         value, gradient = total(self.run("gradient", "glm.evaluate", {"w": key}, double=double, copies=self.copies))
         self.passes += 1
@@ -90,6 +93,14 @@ class Objective:
         at = start.w[None, :] + t[:, None] * p[None, :]
         values = loss / self.weight + 0.5 * (at**2 @ self.ridge) + np.abs(at) @ self.lasso
         return values, slope / self.weight + at @ (self.ridge * p)
+
+    def gradients(self, start: Point, end: Point, steps: Sequence[float]) -> Matrix:
+        """Gradients of the smooth part at start + step (end - start), (n_steps, n_parameters): one pass."""
+        inputs = {"w": start.key, "w1": end.key}
+        results = self.run("gradients", "glm.gradients", inputs, double=end.double, steps=list(steps))
+        self.passes += 1
+        at = start.w[None, :] + np.asarray(steps)[:, None] * (end.w - start.w)[None, :]
+        return total(results)[0] / self.weight + at * self.ridge
 
     def product(self, at: Point, v: Vector, exact: bool = False) -> Vector:
         """Hessian of the smooth part times `v`: one pass."""
