@@ -17,7 +17,8 @@ from coordinator.solvers import make_solver
 from coordinator.storage import Storage
 
 RESTART: Final = 0.05  # a record that ends this many seconds before one that was noted earlier belongs to another run
-SLOW: Final = 2.0  # times the median of its phase: a straggler
+SLOW: Final = 2.0  # times the median of its phase, and SLOW_BY seconds more than that: a straggler
+SLOW_BY: Final = 0.01
 SLOW_LEAST: Final = 4  # tasks of a phase, for a median to mean anything
 
 
@@ -71,10 +72,7 @@ def timeline(records: Sequence[TaskRecord]) -> tuple[list[Bar], list[float]]:
     durations: dict[str, list[float]] = {}
     for record in records:
         durations.setdefault(record.phase, []).append(record.ended - record.started)
-    limits = {
-        phase: SLOW * sorted(values)[len(values) // 2] if len(values) >= SLOW_LEAST else float("inf")
-        for phase, values in durations.items()
-    }
+    limits = {phase: _limit(values) for phase, values in durations.items()}
     bars: list[Bar] = []
     restarts: list[float] = []
     shift, last = 0.0, 0.0
@@ -94,6 +92,14 @@ def timeline(records: Sequence[TaskRecord]) -> tuple[list[Bar], list[float]]:
         kind = record.phase.split("#", 1)[0]
         bars.append(Bar(kind, record.worker, record.started + shift, record.ended + shift, mark))
     return bars, restarts
+
+
+def _limit(seconds: Sequence[float]) -> float:
+    """What a straggler of a phase exceeds."""
+    if len(seconds) < SLOW_LEAST:
+        return float("inf")
+    median = sorted(seconds)[len(seconds) // 2]
+    return max(SLOW * median, median + SLOW_BY)
 
 
 def write_report(storage: Storage, job: str, path: str | os.PathLike[str] | None = None) -> Path:

@@ -44,6 +44,7 @@ tr:last-child > td, tr:last-child > th { border-bottom: none; }
 .history td, .history th { text-align: right; white-space: nowrap; }
 .scroll { max-height: 28rem; overflow: auto; }
 .scroll thead th { position: sticky; top: 0; background: var(--card); }
+details { margin-top: .8rem; } summary { cursor: pointer; color: var(--dim); }
 footer { margin-top: 3rem; color: var(--dim); font-size: .85rem; }
 """
 
@@ -62,7 +63,7 @@ def page(story: Story, plots: Mapping[str, str]) -> str:
     if chosen:
         text = "What the solver chose, and the figures that it went by."
         parts.append(_section("Choices", text, f'<div class="card">{_value(chosen)}</div>'))
-    parts.append(_section("Settings", "", f'<div class="card">{_value(_settings(story))}</div>'))
+    parts.append(_section("Settings", "", f'<div class="card">{_value(_settings(story))}{_profile(story)}</div>'))
     if story.events:
         parts.append(_section("History", "", f'<div class="card scroll">{_history(story.events)}</div>'))
     title = escape(f"Overcast: job {story.spec.id}")
@@ -128,15 +129,22 @@ def _of_tasks(story: Story) -> str:
     said += [f"{marks.count(mark):,} {name}" for mark, name in names.items() if mark in marks]
     text = ", ".join(said) + "."
     if "straggler" in marks:
-        text += " A straggler took over twice the median of its phase."
+        text += " A straggler took over twice the median of its phase, and over 10 ms more."
     return text
 
 
 def _settings(story: Story) -> dict[str, Any]:
     spec = story.spec
     out: dict[str, Any] = {"data": spec.data, **spec.problem, "solver": spec.solver, **spec.settings}
-    out |= {"workers": spec.workers or "all cores", "policy": spec.policy, "start": spec.start, "profile": spec.profile}
+    out |= {"workers": spec.workers or "all cores", "policy": spec.policy, "start": spec.start}
     return {key: value for key, value in out.items() if value is not None}
+
+
+def _profile(story: Story) -> str:
+    if story.spec.profile is None:
+        return ""
+    text = "rates of the machine that choices stand on"
+    return f"<details><summary>{text}</summary>{_value(story.spec.profile)}</details>"
 
 
 def _value(value: Any) -> str:

@@ -14,6 +14,7 @@ import matplotlib as mpl
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 if TYPE_CHECKING:
     from overcast.report import Bar, Story
@@ -76,24 +77,27 @@ def _convergence(story: Story) -> Figure:
     iterations = [row["iteration"] for row in rows]
     seconds = [row["seconds"] for row in rows]
     relative = [row["relative"] if _positive(row["relative"]) else math.nan for row in rows]
+    size = 4 if len(rows) <= 60 else 2
     strategies = list(dict.fromkeys(str(row["strategy"]) for row in rows if row.get("strategy")))
     for axes, x, label in ((left, iterations, "iteration"), (middle, seconds, "seconds")):
         axes.plot(x, relative, color=GREY, linewidth=1.2)
         if strategies:
             for name, colour in zip(strategies, _cycle(len(strategies)), strict=True):
                 some = [i for i, row in enumerate(rows) if row.get("strategy") == name]
-                axes.plot([x[i] for i in some], [relative[i] for i in some], "o", ms=4, color=colour, label=name)
+                axes.plot([x[i] for i in some], [relative[i] for i in some], "o", ms=size, color=colour, label=name)
         else:
-            axes.plot(x, relative, "o", ms=4, color=COLOURS[0])
+            axes.plot(x, relative, "o", ms=size, color=COLOURS[0])
         if any(_positive(value) for value in relative):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         if story.tol is not None:
             axes.axhline(story.tol, color=BAD, linewidth=1, linestyle="--")
         axes.set_xlabel(label)
         axes.set_title("relative gradient")
     if strategies:
         left.legend(fontsize=8.5)
-    right.plot(iterations, [row["objective"] for row in rows], "o-", ms=3, color=COLOURS[0])
+    right.plot(iterations, [row["objective"] for row in rows], "o-", ms=0.75 * size, color=COLOURS[0])
     right.set_xlabel("iteration")
     right.set_title("objective")
     return figure
@@ -173,7 +177,7 @@ def _split(story: Story) -> Figure:
     values = [value for _, value in ranked]
     drawn = axes.barh([name for name, _ in ranked], values, color=COLOURS[0], height=0.65)
     total = sum(values) or 1.0
-    axes.bar_label(drawn, [f" {value:.3g} s, {value / total:.0%}" for value in values], fontsize=9)
+    axes.bar_label(drawn, [f"{value:.3g} s, {value / total:.0%}" for value in values], padding=4, fontsize=9)
     axes.set_xlim(0, 1.15 * max(values, default=1.0) or 1.0)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("seconds" if not story.restarts else "seconds of the last run")
