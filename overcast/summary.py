@@ -70,5 +70,5 @@ def choice(chosen: Mapping[str, Any]) -> str:
         said.append("predicted seconds: " + ", ".join(f"{name} {seconds:.3g}" for seconds, name in ranked))
     sketches = chosen.get("sketches") or []
     if sketches:
-        said.append(f"{len(sketches)} sketches")
+        said.append("1 sketch" if len(sketches) == 1 else f"{len(sketches)} sketches")
     return "; ".join(said)
