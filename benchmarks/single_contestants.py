@@ -17,14 +17,16 @@ import numpy as np
 import single_cases as cases
 from numpy.typing import NDArray
 
-from coordinator.data.blocks import manifest_key, memory_blocks
+from coordinator import embedded
 from coordinator.driver import run_job
 from coordinator.errors import InputError
 from coordinator.jobs import JobSpec, JobStore, new_id
+from coordinator.profile import Profile
 from coordinator.results import Result
-from coordinator.storage import FileStorage, MemoryStorage, Storage
+from coordinator.solvers import SOLVERS
+from coordinator.storage import FileStorage
 
-OVERCAST = ("auto", "exact", "pcg", "averaged", "lbfgs")
+OVERCAST = ("auto", "metric", "averaged", "pcg", "exact", "lbfgs")  # strategies, and solvers by name
 SKLEARN = ("newton-cholesky", "lbfgs", "newton-cg", "sag", "saga", "liblinear")
 CONTESTANTS = (*(f"overcast/{name}" for name in OVERCAST), *(f"sklearn/{name}" for name in SKLEARN))
 DEFAULT = "overcast/auto"
@@ -97,19 +99,20 @@ def _say(**event: Any) -> None:
 def _timed(fitter: Fitter, tol: float) -> tuple[float, Fit, dict[str, float]]:
     _say(attempt=tol)
     with watch_memory() as memory:
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         fit = fitter(tol)
         seconds = time.perf_counter() - began
+        fit.figures["cpu"] = time.process_time() - worked
     return seconds, fit, memory
 
 
 @contextlib.contextmanager
 def watch_memory() -> Iterator[dict[str, float]]:
-    """Bytes: resident before, the most resident, and the most that was anonymous (no page of a file), sampled."""
+    """Bytes: the most resident; the most that was anonymous (no page of a file), sampled; and that before."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     now = _status()
-    out: dict[str, float] = {"before": now["VmRSS"], "anonymous": now["RssAnon"]}
+    out: dict[str, float] = {"before": now["RssAnon"], "anonymous": now["RssAnon"]}
     stop = threading.Event()
 
     def sample() -> None:
@@ -136,26 +139,25 @@ def _status() -> dict[str, float]:
 # -- Overcast ---------------------------------------------------------------------------------------------------------
 
 
-def _overcast(meta: cases.Meta, folder: Path, strategy: str) -> Fitter:
-    """From blocks on disk (case a) or from X and y in memory to a result, through the driver."""
-    profile = json.loads((folder.parent / "profile.json").read_text(encoding="utf-8"))
+def _overcast(meta: cases.Meta, folder: Path, name: str) -> Fitter:
+    """A job on blocks on disk (case a), or an embedded solve of X and y in memory."""
+    rates = json.loads((folder.parent / "profile.json").read_text(encoding="utf-8"))
     problem = {"loss": meta.loss, "l2": meta.l2, "intercept": meta.intercept}
     arrays = None if meta.layout == "dense" else cases.load_arrays(meta, folder)
+    # small problems are planned on nominal rates: `embedded` says why
+    profile = Profile(**rates) if meta.nbytes >= embedded.SMALL else None
 
     def fit(tol: float) -> Fit:
-        storage: Storage
+        settings: dict[str, Any] = {"tol": tol} if name in SOLVERS else {"tol": tol, "strategy": name}
+        solver = name if name in SOLVERS else "oversketched-newton"
         if arrays is None:
             storage = FileStorage(folder / "store")
+            spec = JobSpec(new_id(), cases.NAME, problem, solver, settings, profile=rates)
+            result = run_job(storage, JobStore(storage).create(spec).id)
         else:
-            storage = MemoryStorage()
             X, y = arrays
             classes = tuple(np.unique(y).tolist())
-            data = memory_blocks(storage, cases.NAME, X, y, classes=classes)
-            storage.put(manifest_key(cases.NAME), data.to_json().encode())
-        settings = {"tol": tol, "strategy": strategy}
-        spec = JobSpec(new_id(), cases.NAME, problem, "oversketched-newton", settings, profile=profile)
-        job = JobStore(storage).create(spec).id
-        result = run_job(storage, job)
+            result = embedded.solve(X, y, problem, classes=classes, solver=solver, settings=settings, profile=profile)
         return Fit(result.coef_.reshape(-1, meta.columns).T, np.atleast_1d(result.intercept_), _figures(result))
 
     return fit
@@ -208,7 +210,7 @@ def _sklearn(meta: cases.Meta, folder: Path, solver: str) -> Fitter:
 def _tolerances(meta: cases.Meta, solver: str, target: float) -> Iterator[float]:
     """From loose to tight; the meaning of a tolerance differs from solver to solver."""
     if solver in {"sag", "saga"}:  # largest change of a weight over the largest weight
-        tol, factor = 1e-2, 0.1
+        tol, factor = 1e-3, 0.1
     elif solver == "liblinear":  # the gradient's norm, in units of the first one times the share of the rarer class
         tol, factor = 2 * target, LADDER
     elif meta.layout == "dense":  # the gradient's largest entry, all of them about alike
