@@ -94,38 +94,38 @@ class PhaseState:
     attempts: dict[int, int] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     fatal: str | None = None
-    _running: dict[int, set[int]] = field(default_factory=dict)
-    _since: dict[int, float] = field(default_factory=dict)
+    _running: dict[int, dict[int, float]] = field(default_factory=dict)  # task -> attempt -> when it was launched
     _durations: list[float] = field(default_factory=list)
 
     def start(self, now: float) -> list[Launch]:
         """The first attempt of every task."""
-        wanted = range(len(self.phase.tasks)) if self.only is None else sorted(self.only)
-        return [self._launch(i, now) for i in wanted]
+        return [self._launch(i, now) for i in self._wanted]
 
     def record(self, outcome: Outcome, now: float) -> list[Launch]:
         """Take an outcome in; what to launch because of it. Late and duplicate results change nothing."""
         index = outcome.launch.index
-        self._running.get(index, set()).discard(outcome.launch.attempt)
-        if index in self.results or self.done:
+        live = self._running.get(index, {})
+        since = live.pop(outcome.launch.attempt, None)
+        if since is None or index in self.results or self.done or self.fatal is not None:
             return []
         if outcome.result is not None:
             self.results[index] = outcome.result
-            self._durations.append(now - self._since[index])
+            self._durations.append(now - since)
             return []
         self.failures[index] = outcome.error or "it ended without a result"
         if not outcome.retry:
             self.fatal = self.failures[index]
             return []
-        if self._running[index] or self.attempts[index] >= self.max_attempts:
+        if live or self.attempts[index] >= self.max_attempts:
             return []
         return [self._launch(index, now)]
 
     def backups(self, now: float) -> list[Launch]:
         """Second copies of tasks that the policy calls stragglers."""
-        if self.done:
+        if self.done or self.fatal is not None:
             return []
-        age = {i: now - self._since[i] for i, live in self._running.items() if len(live) == 1 and i not in self.results}
+        running = {i: live for i, live in self._running.items() if i not in self.results}
+        age = {i: now - since for i, live in running.items() if len(live) == 1 for since in live.values()}
         slow = self.policy.backups(age, self._durations)
         return [self._launch(i, now) for i in slow if self.attempts[i] < self.max_attempts]
 
@@ -143,7 +143,7 @@ class PhaseState:
             return self.fatal
         if self.done or any(live for i, live in self._running.items() if i not in self.results):
             return None
-        lost = sorted(set(range(len(self.phase.tasks))) - self.results.keys())
+        lost = [i for i in self._wanted if i not in self.results]
         why = next((self.failures[i] for i in lost if i in self.failures), "no result arrived")
         return f"phase {self.phase.name!r} lost {len(lost)} of {len(self.phase.tasks)} tasks: {why}"
 
@@ -151,10 +151,12 @@ class PhaseState:
         """The phase's data blocks; every result that arrived is used."""
         return self.phase.code.decode(self.results)
 
+    @property
+    def _wanted(self) -> Sequence[int]:
+        return range(len(self.phase.tasks)) if self.only is None else sorted(self.only)
+
     def _launch(self, index: int, now: float) -> Launch:
         attempt = self.attempts.get(index, 0) + 1
         self.attempts[index] = attempt
-        self._running.setdefault(index, set()).add(attempt)
-        if attempt == 1 or index not in self._since:
-            self._since[index] = now
+        self._running.setdefault(index, {})[attempt] = now
         return Launch(self.phase.name, index, attempt, self.phase.tasks[index])
