@@ -34,6 +34,7 @@ Array = NDArray[Any]
 Rows = Any  # dense, or CSR
 
 SMALL: Final = 50 << 20  # bytes; a plan that is twice too slow costs less here than measuring would
+WIDE: Final = 1000  # columns from which more threads to factor a matrix are worth the risk (see `Runtime.linalg_threads`)
 NOMINAL: Final = Profile(
     workers=2,
     read=2e10,
@@ -93,7 +94,7 @@ def solve(
     chosen = make_solver(solver, settings or {})
     chosen.check(posed)
     with LocalExecutor(Worker(storage, scratch), _threads(data, workers)) as executor:
-        ctx = Runtime(executor, scratch)
+        ctx = Runtime(executor, scratch, linalg_threads=1 if posed.n_parameters < WIDE else None)
         ctx.cache["profile"] = profile or (NOMINAL if data.nbytes < SMALL else machine_profile())
         with ctx.session():
             state, history = _steps(chosen, posed, ctx, start, began)
