@@ -34,7 +34,7 @@ Array = NDArray[Any]
 Rows = Any  # dense, or CSR
 
 SMALL: Final = 50 << 20  # bytes; a plan that is twice too slow costs less here than measuring would
-WIDE: Final = 1000  # columns from which more threads to factor a matrix are worth the risk (see `Runtime.linalg_threads`)
+WIDE: Final = 1000  # columns from which more threads are worth their risk (see `Runtime.linalg_threads`)
 NOMINAL: Final = Profile(
     workers=2,
     read=2e10,

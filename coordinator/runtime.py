@@ -78,8 +78,8 @@ class Runtime:
     replay : phase name -> results to use, to repeat a run bit for bit.
     arrivals : phase name -> results that were used, for phases that decoded without some.
     stopped : asked between results; a reason ends the run with CancelledError.
-    linalg_threads : BLAS threads of the coordinator's own algebra; None is all cores. Measured, 2 cores: for 650 columns
-        a second thread saves a third on an idle machine; on a busy one, 124 columns take thirty times as long.
+    linalg_threads : BLAS threads of the coordinator's own algebra; None is all cores. Measured, 2 cores: for 650
+        columns a second thread saves a third on an idle machine; on a busy one, 124 columns take thirty times as long.
     """
 
     executor: Executor
