@@ -74,19 +74,19 @@ class Task:
         """Read a task back; InputError for anything that is not one, UnknownNameError for a kernel not allowed."""
         try:
             raw = json.loads(text)
-            task = cls(
-                kernel=str(raw["kernel"]),
-                output=str(raw["output"]),
-                blocks=tuple(str(key) for key in raw["blocks"]),
-                n_features=int(raw["n_features"]),
-                inputs={str(k): str(v) for k, v in raw["inputs"].items()},
-                params=dict(raw["params"]),
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if not _SHAPE.keys() == raw.keys() or not all(type(raw[name]) is kind for name, kind in _SHAPE.items()):
+                raise InputError("not a task: fields are missing, unknown or of another type")
+            if not all(isinstance(key, str) for key in [*raw["blocks"], *raw["inputs"].values()]):
+                raise InputError("not a task: keys of blocks and inputs must be text")
+            task = cls(**(raw | {"blocks": tuple(raw["blocks"])}))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"not a task: {type(error).__name__} {error}") from None
         if task.kernel not in KERNELS:
             raise UnknownNameError("kernel", task.kernel, KERNELS)
         return task
+
+
+_SHAPE: Final = {"kernel": str, "output": str, "blocks": list, "n_features": int, "inputs": dict, "params": dict}
 
 
 class Memo:
