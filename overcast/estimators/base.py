@@ -61,20 +61,7 @@ class LinearEstimator(BaseEstimator):  # type: ignore[misc]
         start: Array | None = None,
     ) -> Result:
         """The solution; ConvergenceWarning when it is not one to `tol`, ValueError for what cannot be solved."""
-        try:
-            result = solve(
-                X,
-                np.ascontiguousarray(y, dtype=np.float64),
-                {**problem, "intercept": bool(self.fit_intercept)},
-                weight=weight,
-                classes=classes,
-                solver=self._solver_name(problem),
-                settings=self._settings(problem),
-                workers=n_threads(self.n_jobs),
-                start=start,
-            )
-        except InputError as error:
-            raise ValueError(str(error)) from error
+        result = self._run(X, y, problem, weight, self.tol, classes, start)
         if not result.converged:
             warnings.warn(
                 f"{type(self).__name__} did not converge: {result.reason} (gradient norm {result.relative:.1e} of that "
@@ -84,13 +71,39 @@ class LinearEstimator(BaseEstimator):  # type: ignore[misc]
             )
         return result
 
+    def _run(
+        self,
+        X: Any,
+        y: Array,
+        problem: Mapping[str, Any],
+        weight: Array | None,
+        tol: float,
+        classes: tuple[Any, ...] | None = None,
+        start: Array | None = None,
+    ) -> Result:
+        """Where the solver ends, wherever that is."""
+        try:
+            return solve(
+                X,
+                np.ascontiguousarray(y, dtype=np.float64),
+                {**problem, "intercept": bool(self.fit_intercept)},
+                weight=weight,
+                classes=classes,
+                solver=self._solver_name(problem),
+                settings=self._settings(problem) | {"tol": float(tol)},
+                workers=n_threads(self.n_jobs),
+                start=start,
+            )
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
     def _solver_name(self, problem: Mapping[str, Any]) -> str:
         if self.solver is not None:
             return self.solver
         return "proximal-newton" if problem.get("l1") else "oversketched-newton"
 
     def _settings(self, problem: Mapping[str, Any]) -> dict[str, Any]:
-        settings: dict[str, Any] = {"tol": float(self.tol), "max_iter": int(self.max_iter)}
+        settings: dict[str, Any] = {"max_iter": int(self.max_iter)}
         kind = SOLVERS.get(self._solver_name(problem))
         if self.random_state is not None and kind is not None and any(f.name == "seed" for f in fields(kind)):
             settings["seed"] = seed_of(self.random_state)

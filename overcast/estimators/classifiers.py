@@ -27,11 +27,12 @@ class _Classifier(ClassifierMixin, LinearEstimator):  # type: ignore[misc]
         """Rows, positions in `classes_` (n,) and the product of sample and class weights, or None."""
         X, y, weight = self._check_rows(X, y, sample_weight)
         check_classification_targets(y)
-        self.classes_, index = np.unique(y, return_inverse=True)
+        self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs rows of at least 2 classes, but there is one class: {self.classes_[0]!r}"
             )
+        index = np.searchsorted(self.classes_, y)
         if self.class_weight is not None:
             options = {} if weight is None or self.class_weight != "balanced" else {"sample_weight": weight}
             by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y, **options)[index]

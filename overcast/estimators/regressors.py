@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import d2_tweedie_score
 from sklearn.utils import check_scalar
 
+from coordinator.kernels import join
+from coordinator.results import Result
 from overcast.estimators.base import Array, LinearEstimator, total_weight
+
+START_TOL: Final = 1e-4
+SHRINK: Final = 4.0
 
 
 class _Regressor(RegressorMixin, LinearEstimator):  # type: ignore[misc]
@@ -26,6 +31,16 @@ class _Regressor(RegressorMixin, LinearEstimator):  # type: ignore[misc]
     def _check_target(self, y: Array) -> None:
         """ValueError for targets that the loss does not take."""
 
+    def _start(
+        self,
+        X: Any,  # noqa: ARG002
+        y: Array,  # noqa: ARG002
+        problem: Mapping[str, Any],  # noqa: ARG002
+        weight: Array | None,  # noqa: ARG002
+    ) -> tuple[Array | None, int]:
+        """Where to start without a warm start (None is at zero), and the iterations that it took to get there."""
+        return None, 0
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to rows `X` (n, d), dense or sparse, and targets `y` (n,), weighted by `sample_weight` (n,).
 
@@ -34,10 +49,13 @@ class _Regressor(RegressorMixin, LinearEstimator):  # type: ignore[misc]
         X, y, weight = self._check_rows(X, y, sample_weight, y_numeric=True)
         self._check_target(y)
         problem = self._problem(total_weight(X, weight))
-        result = self._solve(X, y, problem, weight, start=self._warm((X.shape[1],)))
+        start, before = self._warm((X.shape[1],)), 0
+        if start is None:
+            start, before = self._start(X, y, problem, weight)
+        result = self._solve(X, y, problem, weight, start=start)
         self.coef_ = result.coef_.astype(X.dtype, copy=False)
         self.intercept_ = float(result.intercept_)
-        self.n_iter_ = result.n_iter_
+        self.n_iter_ = before + result.n_iter_
         self.result_ = result
         return self
 
@@ -244,7 +262,8 @@ class PoissonRegressor(_Regressor):
 class HuberRegressor(_Regressor):
     """Least squares that turns linear beyond `delta`, so that outliers do not count in full.
 
-    sum_i s_i h(y_i - x_i w - b) + alpha |w|^2 with h(r) = r^2 up to |r| = delta and 2 delta |r| - delta^2 beyond.
+    sum_i s_i h(y_i - x_i w - b) + alpha |w|^2 with h(r) = r^2 up to |r| = delta and 2 delta |r| - delta^2 beyond. The
+    solve starts at least squares and lowers delta to its value in steps.
 
     scikit-learn's estimator of this name finds the scale of the residuals as well, and its `epsilon` is in units of it;
     here `delta` is in units of y, and nothing but the coefficients is estimated. The two agree where delta is epsilon
@@ -298,6 +317,26 @@ class HuberRegressor(_Regressor):
         delta = check_scalar(self.delta, "delta", Real, min_val=0, include_boundaries="neither")
         alpha = check_scalar(self.alpha, "alpha", Real, min_val=0)
         return {"loss": {"name": "huber", "delta": float(delta)}, "l2": float(alpha) / total}
+
+    def _start(self, X: Any, y: Array, problem: Mapping[str, Any], weight: Array | None) -> tuple[Array | None, int]:
+        """The solution for a larger delta, which is that for squares at first.
+
+        At zero, and wherever residuals are large against delta, most rows lie in the linear part: the loss has no
+        curvature there for a second-order step to use.
+        """
+        found = self._run(X, y, {**problem, "loss": "squared"}, weight, START_TOL)
+        iterations = found.n_iter_
+        squares = (y - found.decision_function(X)) ** 2
+        delta = float(np.sqrt(np.average(squares, weights=weight)))
+        while delta > SHRINK * self.delta:
+            delta /= SHRINK
+            loss = {"name": "huber", "delta": delta}
+            found = self._run(X, y, {**problem, "loss": loss}, weight, START_TOL, start=self._flat(found))
+            iterations += found.n_iter_
+        return self._flat(found), iterations
+
+    def _flat(self, result: Result) -> Array:
+        return join(result.coef_, result.intercept_ if self.fit_intercept else None)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit, as the base does, and mark the outliers."""

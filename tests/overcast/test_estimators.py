@@ -220,6 +220,20 @@ def test_huber_agrees_at_the_scale_found_there(diabetes: tuple[Array, Array]) ->
     assert np.array_equal(model.outliers_, other.outliers_)
 
 
+@pytest.mark.parametrize("delta", [1e4, 10.0, 0.3])
+def test_huber_far_from_zero(delta: float) -> None:
+    """Columns and targets as they come: at zero every row is an outlier, and the Hessian is nothing but the penalty."""
+    rng = np.random.default_rng(5)
+    X = rng.uniform(0, 1, (500, 4)) * [1, 10, 1e3, 1e4] + [-120, 30, 0, 2e3]
+    y = X @ [100.0, 50.0, 5.0, 1.0] + 1e5 + 10 * rng.standard_t(2, 500)
+    model = ours.HuberRegressor(delta=delta).fit(X, y)
+    r = y - model.predict(X)
+    pull = np.clip(r, -delta, delta)
+    assert abs(pull.mean()) <= 1e-4 * delta
+    gradient = X.T @ pull - model.alpha * model.coef_
+    assert np.all(np.abs(gradient) <= 1e-4 * delta * np.abs(X).sum(axis=0))
+
+
 @pytest.mark.parametrize("penalty", ["l1", "l2"])
 def test_svm(scaled_cancer: tuple[Array, Array], penalty: str) -> None:
     X, y = scaled_cancer
