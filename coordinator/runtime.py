@@ -34,34 +34,43 @@ class TaskRecord:
 
 
 class BlasThreads:
-    """BLAS threads of this process, shared by all runtimes that are in use at once.
+    """BLAS threads of this process, shared by all runtimes that are in use at once: the newest wish still held holds.
 
-    The controller is made once: finding the loaded libraries takes milliseconds. Limits are counted, because two
-    runtimes that each restored what they had found would leave the process with the other's limit.
+    The controller is made once: finding the loaded libraries takes milliseconds. Two limiters of threadpoolctl that
+    overlap would each restore what they had found, and since its version 3.8 OpenBLAS heeds the first thread only that
+    sets a limit, so wishes are kept here and the thread that changes one takes control.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._controller: ThreadpoolController | None = None
-        self._users: dict[int, int] = {}
-        self._limiters: dict[int, Any] = {}
+        self._before: list[int] = []
+        self._wishes: list[tuple[object, int]] = []
 
     @contextmanager
     def limit(self, threads: int) -> Iterator[None]:
-        """That many threads until the last user of this limit leaves."""
+        """That many threads, until this or a newer wish ends; without wishes, as many as there were at first."""
+        wish = (object(), threads)
         with self._lock:
-            self._users[threads] = self._users.get(threads, 0) + 1
-            if self._users[threads] == 1:
-                if self._controller is None:
-                    self._controller = ThreadpoolController()
-                self._limiters[threads] = self._controller.limit(limits=threads, user_api="blas")
+            if self._controller is None:
+                self._controller = ThreadpoolController().select(user_api="blas")
+            if not self._wishes:
+                self._before = [library.num_threads for library in self._controller.lib_controllers]
+            self._wishes.append(wish)
+            self._set()
         try:
             yield
         finally:
             with self._lock:
-                self._users[threads] -= 1
-                if not self._users[threads]:
-                    self._limiters.pop(threads).restore_original_limits()
+                self._wishes.remove(wish)
+                self._set()
+
+    def _set(self) -> None:
+        assert self._controller is not None
+        for library, before in zip(self._controller.lib_controllers, self._before, strict=True):
+            if take := getattr(library, "clear_controlling_thread", None):
+                take(force=True)
+            library.set_num_threads(self._wishes[-1][1] if self._wishes else before)
 
 
 BLAS: Final = BlasThreads()
