@@ -12,12 +12,12 @@ from scipy import linalg
 from scipy.sparse.linalg import ArpackError, eigsh
 
 from coordinator.solvers import costs
-from coordinator.solvers.base import State, advance, wants_double
+from coordinator.solvers.base import advance, wants_double
 from coordinator.solvers.linesearch import line_search
 from coordinator.solvers.memory import Memory
 from coordinator.solvers.metric import Dense, Diagonal, Metric, conjugate_gradients
 from coordinator.solvers.objective import Objective, Point, Vector
-from coordinator.solvers.prox import prox_direction
+from coordinator.solvers.prox import ProximalState, prox_direction
 from coordinator.solvers.tiles import tiled_sketch
 from coordinator.solvers.weak import null_free, weak_search
 from sketches import HessianAverage, debias, stream
@@ -33,7 +33,7 @@ PROX_INNER: Final = 0.1  # accuracy of the proximal subproblem, relative to the 
 
 
 @dataclass(frozen=True)
-class NewtonState(State):
+class NewtonState(ProximalState):
     """State of OverSketched Newton.
 
     Attributes

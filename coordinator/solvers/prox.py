@@ -28,7 +28,8 @@ ROUNDS: Final = 200
 ROUNDING: Final = 1e-14  # relative change of the objective that is none
 FEWEST: Final = 100  # features of a working set, at least
 EARLY: Final = 0.1
-INNER: Final = 1e-6  # tolerance of a subproblem relative to the residual
+INNER: Final = 0.1  # tolerance of a subproblem relative to the residual (spec D5), or less: see `_inner`
+TRIALS: Final = 8  # of damping in one step
 FULL: Final = 3000  # multi-class: with more coordinates than this the Hessian is taken class by class
 
 
@@ -62,12 +63,12 @@ def prox_direction(H: Matrix, g: Vector, w: Vector, lasso: Vector, tol: float = 
     r = np.array(g, dtype=np.float64)  # g + H (v - w)
     limit = max(tol, 1e-14 * float(np.linalg.norm(np.abs(g) + lasso)))
     active = (v != 0) | (lasso == 0)
-    least = np.inf
+    least, rough = np.inf, True
     for _ in range(ROUNDS):
         wrong = violation(r, v, lasso)
         norm = float(np.linalg.norm(wrong))
         fresh = np.flatnonzero(~active & (wrong != 0))
-        if norm <= limit or (not fresh.size and norm > 0.5 * least):
+        if norm <= limit or not (fresh.size or rough or norm <= 0.5 * least):
             break  # done, or rounding decides
         least = min(least, norm)
         # of the coordinates that want to leave zero, those that want it most: at most as many as there are already
@@ -75,10 +76,11 @@ def prox_direction(H: Matrix, g: Vector, w: Vector, lasso: Vector, tol: float = 
         active[fresh[np.argsort(-np.abs(wrong[fresh]), kind="stable")[:room]]] = True
         A = np.flatnonzero(active)
         # a set that will grow is solved roughly, the last one to the end
-        enough = max(limit, EARLY * norm) if fresh.size else limit
+        rough = bool(fresh.size)
+        enough = max(limit, EARLY * norm) if rough else limit
         changed = _solve_active(H[np.ix_(A, A)], r[A], v[A], lasso[A], diagonal[A], enough)
         delta = changed - v[A]
-        if not np.any(delta):
+        if not (np.any(delta) or rough):
             break
         v[A] = changed
         moved = A[changed != w[A]]
@@ -160,6 +162,13 @@ def _sign_step(H: Matrix, r: Vector, v: Vector, lasso: Vector) -> bool:
 
 
 @dataclass(frozen=True)
+class ProximalState(base.State):
+    """With the damping of the next Hessian, in units of its diagonal."""
+
+    damping: float = 0.0
+
+
+@dataclass(frozen=True)
 class ProximalNewton:
     """w <- w + a u, with u the minimiser of the quadratic model plus l1, and a line search on the objective.
 
@@ -168,6 +177,7 @@ class ProximalNewton:
     features in use and those that violate their optimality conditions most, in all at least 100 and twice as many as
     are in use (after Massias, Gramfort and Salmon, "Celer", ICML 2018, who grow theirs by a dual bound). So d >> n asks
     for a small matrix. Multi-class models of more than 3000 coordinates take the Hessian class by class.
+    Where the model reaches too far (a step below 1/10, or none), its diagonal is raised (Levenberg and Marquardt).
 
     With the squared loss it stops at a duality gap of tol times the objective (spec D4), else at the norm of the least
     subgradient.
@@ -175,7 +185,7 @@ class ProximalNewton:
 
     name: ClassVar[str] = "proximal-newton"
     summary: ClassVar[str] = "exact proximal Newton for l1 and elastic net, also when d >> n"
-    state: ClassVar[type[base.State]] = base.State
+    state: ClassVar[type[ProximalState]] = ProximalState
 
     tol: float = base.setting(1e-6, "stop when the least subgradient is tol times that at zero, or the gap tol times f")
     max_iter: int = base.setting(200, "most steps")
@@ -187,16 +197,28 @@ class ProximalNewton:
         if not problem.penalty.l1 and problem.data.n_features > self.columns:
             raise InputError("proximal-newton needs l1 for so many features: use oversketched-newton or lbfgs")
 
-    def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> base.State:
+    def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> ProximalState:
         _, common = base.begin(Objective(problem, ctx), w0)
-        return base.State(**common)
+        return ProximalState(**common)
 
-    def step(self, problem: Problem, state: base.State, ctx: Runtime) -> base.State:
+    def step(self, problem: Problem, state: ProximalState, ctx: Runtime) -> ProximalState:
         objective = Objective(problem, ctx)
         point = base.resume(objective, state)
         features = self._features(problem, objective, point)
-        u = self._direction(objective, point, features, max(0.01 * self.tol * state.residual0, INNER * state.residual))
-        end, step = line_search(objective, point, u, base.wants_double(objective, state))
+        rows = np.append(features, problem.data.n_features) if problem.intercept else features
+        what = "full" if problem.n_outputs == 1 or problem.n_outputs * rows.size <= FULL else "class"
+        if len(features) == problem.data.n_features:
+            grams = objective.gram(point, what)
+        else:
+            grams = objective.gram_columns(point, features, what)
+        double, tol = base.wants_double(objective, state), self._inner(problem, state)
+        end, step, damping = None, 0.0, state.damping
+        for _ in range(TRIALS):
+            u = self._direction(objective, point, rows, grams, damping, tol)
+            end, step = line_search(objective, point, u, double)
+            if end is not None:
+                break
+            damping = max(100 * damping, 1e-4)
         if end is None:
             return base.stalled(objective, state)
         gap = duality_gap(objective, end)
@@ -205,10 +227,22 @@ class ProximalNewton:
             "passes": objective.passes,
             "support": int(np.count_nonzero(end.w[objective.lasso > 0])),
             "columns": len(features),
+            **({"damping": damping} if damping else {}),
             **({} if gap is None else {"gap": gap}),
         }
-        new = base.advance(objective, state, end, self.tol, self.max_iter, row)
+        if step < 0.1:
+            damping = max(10 * damping, 1e-4)
+        elif step >= 0.5:
+            damping = 0.1 * damping if damping > 1e-6 else 0.0
+        new = base.advance(objective, state, end, self.tol, self.max_iter, row, damping=damping)
         return replace(new, reason="converged") if gap is not None and gap <= self.tol * abs(end.value) else new
+
+    def _inner(self, problem: Problem, state: ProximalState) -> float:
+        """Tolerance of the subproblem: tight where it is the problem itself, else enough for fast convergence."""
+        exact = 0.01 * self.tol * state.residual0
+        if problem.loss.name == "squared":
+            return exact
+        return max(exact, INNER * min(1.0, 10 * state.relative) * state.residual)
 
     def _features(self, problem: Problem, objective: Objective, point: Point) -> NDArray[np.int64]:
         """The working set: all features, or those in use and the worst violators, in increasing order."""
@@ -222,25 +256,28 @@ class ProximalNewton:
         chosen = order[:size]
         return np.sort(chosen[used[chosen] | (wrong[chosen] > 0)])
 
-    def _direction(self, objective: Objective, point: Point, features: NDArray[np.int64], tol: float) -> Vector:
-        problem = objective.problem
-        K = problem.n_outputs
-        rows = np.append(features, problem.data.n_features) if problem.intercept else features
-        what = "full" if K == 1 or K * rows.size <= FULL else "class"
-        if len(features) == problem.data.n_features:
-            grams = objective.gram(point, what)
-        else:
-            grams = objective.gram_columns(point, features, what)
-        u = np.zeros(problem.n_parameters)
+    def _direction(
+        self,
+        objective: Objective,
+        point: Point,
+        rows: NDArray[np.int64],
+        grams: list[Matrix],
+        damping: float,
+        tol: float,
+    ) -> Vector:
+        K = objective.problem.n_outputs
+        extra = 1 + FLOOR[objective.problem.data.dtype] + damping
+        u = np.zeros(objective.problem.n_parameters)
         with objective.ctx.linalg():
-            for k, H in enumerate(grams):
-                at = rows * K + k if what == "class" else (rows[:, None] * K + np.arange(K)).ravel()
-                diagonal = np.diag_indices_from(H)
-                H[diagonal] = H[diagonal] * (1 + FLOOR[problem.data.dtype]) + objective.ridge[at]
-                u[at] = prox_direction(H, point.gradient[at], point.w[at], objective.lasso[at], tol)
+            for k, G in enumerate(grams):
+                at = rows * K + k if len(grams) > 1 else (rows[:, None] * K + np.arange(K)).ravel()
+                H = G.copy()
+                H[np.diag_indices_from(H)] = np.diag(G) * extra + objective.ridge[at]
+                share = tol / np.sqrt(len(grams))
+                u[at] = prox_direction(H, point.gradient[at], point.w[at], objective.lasso[at], share)
         return u
 
-    def solution(self, state: base.State) -> Vector:
+    def solution(self, state: ProximalState) -> Vector:
         return state.w
 
 
