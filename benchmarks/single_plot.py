@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"auto": "#0b3954", "exact": "#d1495b", "pcg": "#2a9d8f", "averaged": "#edae49", "lbfgs": "#7b5ea7"}
+COLOURS = {
+    "auto": "#0b3954",
+    "metric": "#1f77b4",
+    "exact": "#d1495b",
+    "pcg": "#2a9d8f",
+    "averaged": "#edae49",
+    "lbfgs": "#7b5ea7",
+}
 GREY = "#9aa5b1"
 
 
@@ -50,10 +57,12 @@ def _bars(ax: Any, name: str, case: Mapping[str, Any], limit: float) -> None:
     ax.set_yticks(range(len(rows)), [label for label, _ in rows])
     ax.invert_yaxis()
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     ax.set_xlim(left, 4 * max(ends, default=1.0))
     ax.set_xlabel("seconds to the tolerance (hatched: not reached)")
     meta = case["meta"]
-    ax.set_title(f"({name}) {meta['title']}, {meta['rows']:,} x {meta['columns']:,}", loc="left", fontsize=9)
+    ax.set_title(f"({name}) {meta['title']}\n{meta['rows']:,} x {meta['columns']:,}", loc="left", fontsize=9)
 
 
 def _curves(ax: Any, case: Mapping[str, Any], tol: float) -> None:
@@ -66,9 +75,11 @@ def _curves(ax: Any, case: Mapping[str, Any], tol: float) -> None:
         colour = COLOURS.get(method, GREY)
         text = "auto (the default)" if auto else method
         ax.plot(seconds, relative, color=colour, lw=2.4 if auto else 1.2, marker="o", ms=4 if auto else 2.5, label=text)
+    if not ax.lines:
+        ax.axis("off")
+        return
     ax.axhline(tol, color="black", lw=0.7, ls=":")
     ax.set_yscale("log")
     ax.set_xlabel("seconds")
     ax.set_ylabel("gradient norm over the first one")
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=7)
+    ax.legend(frameon=False, fontsize=7)
