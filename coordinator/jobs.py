@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -130,10 +130,12 @@ class JobStore:
         """The status; a job whose process is gone reads as interrupted."""
         return self._status(job)[0]
 
-    def update(self, job: str, **changes: Any) -> Status:
-        """Change the status by compare-and-swap; a final state is never left again, except to resume."""
+    def update(self, job: str, *, when: Collection[str] | None = None, **changes: Any) -> Status:
+        """Change the status by compare-and-swap, where its state is one of `when` (None: any)."""
         while True:
             status, version = self._status(job)
+            if when is not None and status.state not in when:
+                return status
             changed = replace(status, updated=time.time(), **changes)
             try:
                 self.storage.swap(self.key(job, "status.json"), _dump(asdict(changed)), version)
@@ -164,7 +166,7 @@ class JobStore:
             return
         for name in ("cancel", "result", "result.json"):
             self.storage.delete(self.key(job, name))
-        self.update(job, state="interrupted", ended=None, message="reopened; resume it")
+        self.update(job, state="interrupted", pid=None, ended=None, message="reopened; resume it")
 
     def clean(self, job: str) -> int:
         """Delete everything of a job; how many objects went."""
@@ -242,7 +244,7 @@ class JobStore:
             self.spec(job)
             raise
         status = Status(**json.loads(data))
-        if status.state == "running" and status.pid is not None and not _alive(status.pid):
+        if status.state in {"queued", "running"} and status.pid is not None and not _alive(status.pid):
             status = replace(status, state="interrupted", message="its process ended; resume it")
         return status, version
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 import threading
+from contextlib import suppress
 from typing import Final
 
 from coordinator.driver import run_job
@@ -16,22 +17,25 @@ from coordinator.jobs import JobStore
 from coordinator.storage import FileStorage, Storage
 
 _threads: Final[dict[tuple[int | str, str], threading.Thread]] = {}
-_processes: Final[dict[tuple[str, str], subprocess.Popen[bytes]]] = {}
 
 
 def start_process(storage: FileStorage, job: str) -> None:
     """Run `job` in a process of its own session: what ends this one leaves it alone. Its output is kept in log.txt."""
     log = storage.path(f"jobs/{job}/log.txt")
-    with log.open("ab") as out:
-        process = subprocess.Popen(  # noqa: S603  this very interpreter
-            [sys.executable, "-m", "overcast.background", str(storage.root), job],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            close_fds=True,
-        )
-    _processes[str(storage.root), job] = process
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "overcast.background", str(storage.root), job],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    # should it end before it says that it runs, everybody can tell from this
+    JobStore(storage).update(job, when=("queued",), pid=pid)
+    threading.Thread(target=_reap, args=(pid,), name=f"overcast-reap-{pid}", daemon=True).start()
 
 
 def start_thread(storage: Storage, job: str) -> None:
@@ -51,24 +55,15 @@ def thread_runs(storage: Storage, job: str) -> bool:
     return thread is not None and thread.is_alive()
 
 
-def died_early(storage: Storage, job: str) -> str | None:
-    """What a process of ours said that ended before its job began, else None."""
+def last_words(storage: Storage, job: str) -> str:
+    """The last line that the job's process has written, or ""."""
     if not isinstance(storage, FileStorage):
-        return None
-    process = _processes.get((str(storage.root), job))
-    if process is None or process.poll() is None or JobStore(storage).status(job).state != "queued":
-        return None
-    log = storage.path(f"jobs/{job}/log.txt")
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else f"exit code {process.returncode}"
-
-
-def reap(storage: Storage, job: str) -> None:
-    """Let go of an ended process of ours."""
-    if isinstance(storage, FileStorage):
-        process = _processes.get((str(storage.root), job))
-        if process is not None and process.poll() is not None:
-            del _processes[str(storage.root), job]
+        return ""
+    try:
+        text = storage.path(f"jobs/{job}/log.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.strip().rsplit("\n", 1)[-1]
 
 
 def _name(storage: Storage) -> int | str:
@@ -76,13 +71,14 @@ def _name(storage: Storage) -> int | str:
     return str(storage.root) if isinstance(storage, FileStorage) else id(storage)
 
 
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
 def _run(storage: Storage, job: str) -> None:
-    try:
+    with suppress(Exception):  # the job's status says what went wrong
         run_job(storage, job)
-    except OvercastError:
-        return  # its status says so
-    except Exception as error:  # noqa: BLE001  kept for whoever asks for the result
-        JobStore(storage).update(job, state="failed", message=f"{type(error).__name__}: {error}")
 
 
 def main(argv: list[str]) -> int:
@@ -92,7 +88,7 @@ def main(argv: list[str]) -> int:
     try:
         run_job(storage, job)
     except OvercastError as error:
-        print(f"overcast: {error}", file=sys.stderr)
+        sys.stderr.write(f"overcast: {error}\n")
         return error.exit_code
     return 0
 

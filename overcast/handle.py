@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class JobHandle:
     def status(self) -> Status:
         """Where it stands; a job whose process is gone reads as interrupted."""
         status = self._store.status(self.id)
-        if status.state == "queued" and (why := background.died_early(self.storage, self.id)) is not None:
-            status = self._store.update(self.id, state="failed", ended=time.time(), message=f"it did not start: {why}")
+        if status.state == "interrupted" and (said := background.last_words(self.storage, self.id)):
+            status = replace(status, message=f"{status.message}; it said: {said}")
         return status
 
     def events(self, since: int = -1) -> list[dict[str, Any]]:
@@ -60,7 +61,6 @@ class JobHandle:
                 last, pause = int(row["iteration"]), _POLL
                 yield row
             if over:
-                background.reap(self.storage, self.id)
                 return
             if limit is not None and time.monotonic() > limit:
                 raise TimeoutError(f"job {self.id} is still running after {timeout} s")
@@ -79,7 +79,6 @@ class JobHandle:
                 raise TimeoutError(f"job {self.id} is still {status.state} after {timeout} s")
             time.sleep(pause)
             pause = min(1.5 * pause, _SLOW)
-        background.reap(self.storage, self.id)
         return status
 
     def result(self, timeout: float | None = None) -> Result:
@@ -126,6 +125,7 @@ class JobHandle:
 
     def launch(self) -> None:
         """Run it in the background: a process for a store on disk, else (and for a loss made here) a thread."""
+        self._store.update(self.id, when=("interrupted",), state="queued", pid=None, message="")
         loss = self.spec.problem.get("loss")
         kind = LOSSES.get(loss["name"] if isinstance(loss, dict) else str(loss))
         homemade = kind is not None and kind.__module__ != "coordinator.losses"

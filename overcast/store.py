@@ -46,7 +46,11 @@ def default_store() -> Path:
 
 def open_store(store: str | os.PathLike[str] | None) -> Storage:
     """A store in the folder `store`, made if need be; None: in memory."""
-    return MemoryStorage() if store is None else FileStorage(store)
+    if store is None:
+        return MemoryStorage()
+    if Path(store).exists() and not Path(store).is_dir():
+        raise InputError(f"cannot use {os.fspath(store)} as a store: it is no folder")
+    return FileStorage(store)
 
 
 def existing_store(store: str | os.PathLike[str] | None) -> FileStorage:

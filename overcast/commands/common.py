@@ -117,9 +117,12 @@ def reading_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _megabytes(text: str) -> int:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 2048:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"a number of megabytes above 0, up to 2048, not {text!r}")
     return int(value * (1 << 20))
 
 
@@ -201,15 +204,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right:
 
 def print_facts(facts: Mapping[str, object]) -> None:
     """Names and values on stdout, one a line."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    width = max(map(len, facts), default=0)
+    bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
     for name, value in facts.items():
-        table.add_row(name, Text(str(value)))
-    console().print(table)
+        sys.stdout.write(f"{bold}{name:<{width}}{plain}  {value}\n")
 
 
 def again(args: argparse.Namespace, *words: str) -> str:
