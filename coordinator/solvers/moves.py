@@ -233,6 +233,8 @@ class Move:
             metric = self._build_metric(base, at)
         if new:
             self.row["built"] = 1
+        else:  # the sketch was counted when it was new, and decisions stand on that count
+            self.row.pop("sketch_rows", None)
         cache["metric"], cache["metric-of"] = metric, base.base_iteration
         return metric
 
