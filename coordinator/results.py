@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,14 +107,13 @@ def make_result(
 
 
 def save_result(storage: Storage, result: Result) -> None:
-    """Store it under the job, once; a second run that ends the same way changes nothing."""
+    """Store it under the job, once; a second run that ends the same way adds what the first one had not got to."""
     plain = {k: v for k, v in vars(result).items() if k not in {"coef_", "intercept_"}}
-    try:
-        arrays = {"coef": result.coef_, "intercept": np.asarray(result.intercept_, dtype=np.float64)}
+    arrays = {"coef": result.coef_, "intercept": np.asarray(result.intercept_, dtype=np.float64)}
+    with suppress(ConflictError):
         storage.put_arrays(f"jobs/{result.job}/result", arrays)
+    with suppress(ConflictError):
         storage.put(f"jobs/{result.job}/result.json", json.dumps(plain).encode())
-    except ConflictError:
-        return
 
 
 def load_result(storage: Storage, job: str) -> Result:
