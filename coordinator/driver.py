@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from coordinator.results import Result, load_result, make_result, save_result
 from coordinator.runtime import Runtime
 from coordinator.solvers import make_solver
 from coordinator.solvers.base import Solver, State
-from coordinator.storage import MemoryStorage, Storage
+from coordinator.storage import FileStorage, MemoryStorage, Storage
 from coordinator.tasks import Worker
 
 Watcher = Callable[[Mapping[str, Any]], None]
@@ -64,21 +63,26 @@ def check_spec(storage: Storage, spec: JobSpec) -> None:
 def run_job(storage: Storage, job: str, watch: Watcher | None = None) -> Result:
     """Run or resume `job` here, to its end; `watch` is given each iteration's figures.
 
-    Returns the result, also of a cancelled job (its best iterate so far). Raises JobError when the job runs elsewhere
-    or has ended; errors of the run are kept in its status and raised.
+    Returns the result, also of a cancelled job (its best iterate so far) and of one that had ended before. Raises
+    JobError when the job runs already, in this process or another, or has ended without a result, and CancelledError
+    when it is cancelled before its first iterate; errors of the run are kept in its status and raised.
     """
     store = JobStore(storage)
     spec = store.spec(job)
-    status = store.status(job)
-    if status.final:
-        return load_result(storage, job)
-    if status.state == "running" and status.pid != os.getpid():
+    if not store.claim(job):
+        status = store.status(job)
+        if status.final:
+            return load_result(storage, job)
         raise JobError(f"job {job!r} runs already, in process {status.pid}: wait for it, or cancel it")
-    store.update(job, state="running", pid=os.getpid(), started=status.started or time.time(), message="")
+    if isinstance(storage, FileStorage):
+        storage.sweep(f"jobs/{job}")  # of a run before that was killed after this store was opened
     try:
         return _Run(store, spec, watch).run()
     except KeyboardInterrupt:
         store.update(job, state="interrupted", pid=None, message="interrupted; resume it")
+        raise
+    except CancelledError:
+        store.update(job, state="cancelled", pid=None, ended=time.time(), message="cancelled before its first iterate")
         raise
     except BaseException as error:
         store.update(job, state="failed", pid=None, ended=time.time(), message=f"{error}")
@@ -136,7 +140,6 @@ class _Run:
                 self._keep(state, ctx, earlier + time.perf_counter() - began)
         except CancelledError:
             if state is None:
-                self.store.update(job, state="cancelled", pid=None, ended=time.time(), message="cancelled")
                 raise
             cancelled = True
         seconds = {**ctx.seconds, "total": earlier + time.perf_counter() - began}

@@ -18,7 +18,6 @@ import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from coordinator import checkpoint
 from coordinator.errors import ConflictError, InputError, JobError, JobMissingError, KeyMissingError, StorageError
+from coordinator.processes import born
 from coordinator.runtime import TaskRecord
 from coordinator.storage import Storage
 
@@ -66,7 +66,11 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a job stands; times in seconds since 1970."""
+    """Where a job stands; times in seconds since 1970.
+
+    `pid` is of the process that runs it, and `born` that process's start (clock ticks since boot): a pid alone may name
+    another process later, in a restarted container at once.
+    """
 
     state: Phase
     iteration: int = 0
@@ -74,6 +78,7 @@ class Status:
     relative: float | None = None
     message: str = ""
     pid: int | None = None
+    born: int | None = None
     started: float | None = None
     updated: float | None = None
     ended: float | None = None
@@ -132,16 +137,16 @@ class JobStore:
 
     def update(self, job: str, *, when: Collection[str] | None = None, **changes: Any) -> Status:
         """Change the status by compare-and-swap, where its state is one of `when` (None: any)."""
-        while True:
-            status, version = self._status(job)
-            if when is not None and status.state not in when:
-                return status
-            changed = replace(status, updated=time.time(), **changes)
-            try:
-                self.storage.swap(self.key(job, "status.json"), _dump(asdict(changed)), version)
-            except ConflictError:
-                continue
-            return changed
+        return self._change(job, when, changes)[0]
+
+    def claim(self, job: str) -> bool:
+        """Make a queued or interrupted job this process's to run; False when it is not to be had.
+
+        Of several that try at once, one succeeds.
+        """
+        started = self.status(job).started or time.time()
+        changes = {"state": "running", "pid": os.getpid(), "started": started, "message": ""}
+        return self._change(job, ("queued", "interrupted"), changes)[1]
 
     def ids(self) -> list[str]:
         """Ids of all jobs, oldest first."""
@@ -150,8 +155,8 @@ class JobStore:
     def cancel(self, job: str) -> None:
         """Ask the job to stop; it does so within a second, keeping its best iterate."""
         self.spec(job)
-        if self.status(job).state in {"queued", "interrupted"}:
-            self.update(job, state="cancelled", ended=time.time(), message="cancelled before it ran on")
+        waiting = ("queued", "interrupted")
+        self.update(job, when=waiting, state="cancelled", ended=time.time(), message="cancelled before it ran on")
         try:
             self.storage.put(self.key(job, "cancel"), b"")
         except ConflictError:
@@ -237,28 +242,38 @@ class JobStore:
     def key(self, job: str, name: str) -> str:
         return f"jobs/{job}/{name}"
 
-    def _status(self, job: str) -> tuple[Status, str]:
+    def _change(self, job: str, when: Collection[str] | None, changes: Mapping[str, Any]) -> tuple[Status, bool]:
+        """The status, and whether it was changed."""
+        if "pid" in changes:
+            changes = {**changes, "born": None if changes["pid"] is None else born(changes["pid"])}
+        while True:
+            status, version = self._status(job)
+            if when is not None and status.state not in when:
+                return status, False
+            changed = replace(status, updated=time.time(), **changes)
+            try:
+                self.storage.swap(self.key(job, "status.json"), _dump(asdict(changed)), version)
+            except ConflictError:
+                continue
+            return changed, True
+
+    def _status(self, job: str) -> tuple[Status, str | None]:
         try:
             data, version = self.storage.read(self.key(job, "status.json"))
         except KeyMissingError:
             self.spec(job)
-            raise
+            return Status("queued"), None  # its maker was killed between spec and status
         status = Status(**json.loads(data))
-        if status.state in {"queued", "running"} and status.pid is not None and not _alive(status.pid):
+        if status.state in {"queued", "running"} and _gone(status):
             status = replace(status, state="interrupted", message="its process ended; resume it")
         return status, version
 
 
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    try:
-        # a zombie has ended: only its parent has not looked yet
-        return (
-            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[0] != "Z"
-        )
-    except OSError:
+def _gone(status: Status) -> bool:
+    if status.pid is None:
         return False
+    now = born(status.pid)
+    return now is None or status.born not in {None, now}
 
 
 def _dump(value: Mapping[str, Any]) -> bytes:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from coordinator import arrays as codec
 from coordinator.arrays import NamedArrays
 from coordinator.errors import ConflictError, InputError, KeyMissingError, StorageError
+from coordinator.processes import born
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=-]*(/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*")
 _TEMPORARY: Final = ".tmp"
@@ -152,7 +153,7 @@ class FileStorage:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot use {self.root} as a store: {error.strerror}") from None
-        self._sweep()
+        self.sweep()
 
     def path(self, key: str) -> Path:
         """The file that holds `key`."""
@@ -244,8 +245,10 @@ class FileStorage:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _sweep(self) -> None:
-        for path in self.root.rglob(f"{_TEMPORARY}-*-*"):
+    def sweep(self, prefix: str = "") -> None:
+        """Remove temporary files under the folder `prefix` whose writers have ended."""
+        base = self.path(prefix) if prefix else self.root
+        for path in base.rglob(f"{_TEMPORARY}-*-*"):
             pid = path.name.split("-")[1]
-            if pid.isdigit() and path.is_file() and not Path(f"/proc/{pid}").exists():
+            if pid.isdigit() and path.is_file() and born(int(pid)) is None:
                 path.unlink(missing_ok=True)

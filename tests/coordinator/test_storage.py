@@ -248,6 +248,18 @@ class TestFiles:
         assert alive.exists()
         assert again.list("") == ["a/b"]
 
+    def test_sweeps_one_folder_and_after_processes_not_yet_collected(self, tmp_path):
+        storage = FileStorage(tmp_path)
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        left = [tmp_path / folder / f".tmp-{child.pid}-1-x" for folder in ("a", "b")]
+        for path in left:
+            path.parent.mkdir()
+            path.write_bytes(b"half")
+        storage.sweep("a")
+        assert [path.exists() for path in left] == [False, True]
+        child.wait()
+
     def test_arrays_are_mapped(self, tmp_path):
         storage = FileStorage(tmp_path)
         storage.put_arrays("a", {"x": np.zeros(1000)})
