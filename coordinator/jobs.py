@@ -150,7 +150,7 @@ class JobStore:
 
     def ids(self) -> list[str]:
         """Ids of all jobs, oldest first."""
-        return [key.split("/")[1] for key in self.storage.list("jobs") if key.endswith("/spec.json")]
+        return [job for job in self.storage.folders("jobs") if self.storage.exists(self.key(job, "spec.json"))]
 
     def cancel(self, job: str) -> None:
         """Ask the job to stop; it does so within a second, keeping its best iterate."""

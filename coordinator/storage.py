@@ -49,6 +49,10 @@ class Storage(Protocol):
         ...
 
     def exists(self, key: str) -> bool: ...
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly under the folder `prefix`, sorted."""
+        ...
+
     def list(self, prefix: str) -> list[str]:
         """Keys under the folder `prefix`, sorted."""
         ...
@@ -109,6 +113,10 @@ class MemoryStorage:
 
     def exists(self, key: str) -> bool:
         return key in self._data or key in self._arrays
+
+    def folders(self, prefix: str) -> list[str]:
+        start = len(prefix.rstrip("/")) + 1
+        return sorted({key[start:].split("/")[0] for key in self.list(prefix) if "/" in key[start:]})
 
     def list(self, prefix: str) -> list[str]:
         with self._lock:
@@ -189,6 +197,12 @@ class FileStorage:
 
     def exists(self, key: str) -> bool:
         return self.path(key).is_file()
+
+    def folders(self, prefix: str) -> list[str]:
+        base = self.path(prefix.rstrip("/"))
+        if not base.is_dir():
+            return []
+        return sorted(path.name for path in base.iterdir() if path.is_dir() and any(path.iterdir()))
 
     def list(self, prefix: str) -> list[str]:
         base = self.path(prefix.rstrip("/")) if prefix.strip("/") else self.root

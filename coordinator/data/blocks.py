@@ -198,7 +198,7 @@ def open_data(storage: Storage, name: str) -> RowBlocks:
 
 def list_data(storage: Storage) -> list[str]:
     """Names of the data sets in the store."""
-    return [key.split("/")[1] for key in storage.list("data") if key.endswith("/manifest.json")]
+    return [name for name in storage.folders("data") if storage.exists(manifest_key(name))]
 
 
 def load_scale(storage: Storage, data: RowBlocks) -> NDArray[np.float64] | None:

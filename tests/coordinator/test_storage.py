@@ -1,4 +1,4 @@
-"""Both stores keep the same promises."""
+"""All stores keep the same promises."""
 
 import os
 import subprocess
@@ -12,15 +12,17 @@ from coordinator.errors import ConflictError, InputError, KeyMissingError, Stora
 from coordinator.storage import FileStorage, MemoryStorage, check_key, version_of
 
 
-@pytest.fixture(params=["files", "memory"])
+@pytest.fixture(params=["files", "memory", "s3"])
 def storage(request, tmp_path):
+    if request.param == "s3":
+        return request.getfixturevalue("s3")
     return FileStorage(tmp_path / "store") if request.param == "files" else MemoryStorage()
 
 
 def test_put_and_get(storage):
     storage.put("a/b/c", b"one")
     assert storage.get("a/b/c") == b"one"
-    assert storage.read("a/b/c") == (b"one", version_of(b"one"))
+    assert storage.read("a/b/c")[0] == b"one"
     assert storage.exists("a/b/c")
     assert not storage.exists("a/b")
     assert not storage.exists("a/b/d")
@@ -86,6 +88,8 @@ def test_list_and_delete(storage):
     storage.put_arrays("a/w", {"x": np.zeros(2)})
     assert storage.list("a") == storage.list("a/") == ["a/w", "a/x", "a/y/z"]
     assert storage.list("absent") == []
+    assert storage.folders("a") == ["y"]
+    assert storage.folders("b") == storage.folders("absent") == []
     assert storage.delete("a/x") == 1
     assert storage.delete("a/x") == 0
     assert storage.delete("a") == 2
@@ -221,6 +225,11 @@ def test_readers_see_all_or_nothing(storage):
 
 
 class TestFiles:
+    def test_version_is_a_hash(self, tmp_path):
+        storage = FileStorage(tmp_path)
+        storage.put("a", b"one")
+        assert storage.read("a") == (b"one", version_of(b"one"))
+
     def test_survives_reopening(self, tmp_path):
         FileStorage(tmp_path).put("a/b", b"1")
         assert FileStorage(str(tmp_path)).get("a/b") == b"1"
