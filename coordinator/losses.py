@@ -72,11 +72,11 @@ class Loss:
 
     def check_target(self, classes: Classes, *, where: str = "the target") -> None:
         """InputError when targets with these classes cannot be fitted."""
-        if self.target == "real" and classes and isinstance(classes[0], str):
+        if self.target in {"real", "count"} and classes and isinstance(classes[0], str):
             raise InputError(
                 f"{where} holds text classes, but loss {self.name!r} needs numbers: use logistic or softmax"
             )
-        if self.target == "count" and classes and (isinstance(classes[0], str) or float(classes[0]) < 0):
+        if self.target == "count" and classes and float(classes[0]) < 0:
             raise InputError(f"{where} must be >= 0 for loss {self.name!r}; it holds {classes[0]}")
         if self.target in {"binary", "multiclass"}:
             if classes is None:
@@ -285,8 +285,8 @@ def loss_from_spec(spec: str | dict[str, Any] | Loss) -> Loss:
     for key, value in options.items():
         if key not in known:
             raise UnknownNameError(f"option of loss {name!r}", key, known or ["(it has none)"])
-        if not isinstance(value, int | float):
-            raise InputError(f"option {key!r} of loss {name!r} must be a number, not {value!r}")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not np.isfinite(value):
+            raise InputError(f"option {key!r} of loss {name!r} must be a finite number, not {value!r}")
     return kind(**options)
 
 
