@@ -84,8 +84,8 @@ def residual_of(objective: Objective, w: Vector, gradient: Vector) -> float:
     return float(np.linalg.norm(np.where(w != 0, gradient + lasso * np.sign(w), at_zero)))
 
 
-def begin(objective: Objective, w0: Vector | None) -> tuple[Point, dict[str, Any]]:
-    """Evaluate the start; fields that every first state shares."""
+def begin(objective: Objective, w0: Vector | None, tol: float) -> tuple[Point, dict[str, Any]]:
+    """Evaluate the start; fields that every first state shares. A start that meets `tol` is the end."""
     w = np.zeros(objective.problem.n_parameters) if w0 is None else np.array(w0, dtype=np.float64)
     if w.shape != (objective.problem.n_parameters,):
         raise InputError(f"the starting point has {w.size} parameters, the problem {objective.problem.n_parameters}")
@@ -105,6 +105,7 @@ def begin(objective: Objective, w0: Vector | None) -> tuple[Point, dict[str, Any
         "residual": residual,
         "residual0": residual0,
         "passes": objective.passes,
+        "reason": "converged" if residual <= tol * residual0 else None,
     }
     return point, common
 

@@ -64,7 +64,7 @@ class Newton:
             )
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> base.State:
-        _, common = base.begin(Objective(problem, ctx), w0)
+        _, common = base.begin(Objective(problem, ctx), w0, self.tol)
         return base.State(**common)
 
     def step(self, problem: Problem, state: base.State, ctx: Runtime) -> base.State:

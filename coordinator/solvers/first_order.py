@@ -67,7 +67,7 @@ class GradientDescent:
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> DescentState:
         objective = Objective(problem, ctx)
-        point, common = base.begin(objective, w0)
+        point, common = base.begin(objective, w0, self.tol)
         _, lipschitz = start_metric(objective, point, "none")
         common["passes"] = objective.passes
         return DescentState(**common, length=0.5 / lipschitz)
@@ -130,7 +130,7 @@ class Nesterov:
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> NesterovState:
         objective = Objective(problem, ctx)
-        point, common = base.begin(objective, w0)
+        point, common = base.begin(objective, w0, self.tol)
         metric, lipschitz = start_metric(objective, point, self.metric)
         common["passes"] = objective.passes
         return NesterovState(**common, x=point.w, metric=metric, lipschitz=lipschitz)

@@ -71,7 +71,7 @@ class Giant:
         return max(1, min(wanted, len(problem.data.keys)))
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> base.State:
-        _, common = base.begin(Objective(problem, ctx), w0)
+        _, common = base.begin(Objective(problem, ctx), w0, self.tol)
         return base.State(**common)
 
     def step(self, problem: Problem, state: base.State, ctx: Runtime) -> base.State:

@@ -50,7 +50,7 @@ class Lbfgs:
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> LbfgsState:
         objective = Objective(problem, ctx)
-        point, common = base.begin(objective, w0)
+        point, common = base.begin(objective, w0, self.tol)
         metric = np.ones(problem.n_parameters)
         if self.initial == "diagonal":
             metric = safe_diagonal(objective.diagonal(point) + objective.ridge)

@@ -82,7 +82,7 @@ class OverSketchedNewton:
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> NewtonState:
         objective = self._objective(problem, ctx)
-        _, common = begin(objective, w0)
+        _, common = begin(objective, w0, self.tol)
         profile: Profile = ctx.cache["profile"]
         strategy = self.strategy
         dense = bool(problem.penalty.l1) or self._weak(problem)
@@ -96,8 +96,6 @@ class OverSketchedNewton:
     def step(self, problem: Problem, state: NewtonState, ctx: Runtime) -> NewtonState:
         objective = self._objective(problem, ctx)
         point = resume(objective, state)
-        if state.relative <= self.tol:
-            return replace(state, reason="converged")
         move = Move(self, objective, state, point)
         strategy = state.chosen["plan"]["strategy"]
         if self._weak(problem):

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.errors import InputError
 from coordinator.phases import Phase
 from coordinator.problem import Problem
 from coordinator.runtime import Runtime
@@ -57,12 +58,14 @@ class Objective:
 
     @property
     def weight(self) -> float:
-        """Total weight of the rows."""
+        """Total weight of the rows; InputError when it is zero."""
         if not self._weight:
             if self.problem.data.weighted or self.problem.class_weight is not None:
                 self._weight = float(total(self.run("weigh", "glm.weigh", {}, double=False))[0])
             else:
                 self._weight = float(self.problem.data.n_rows)
+            if not self._weight > 0:
+                raise InputError(f"all rows of data {self.problem.data.name!r} weigh 0: nothing to fit")
         return self._weight
 
     def at(self, w: Vector, double: bool = False) -> Point:

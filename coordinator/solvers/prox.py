@@ -198,7 +198,7 @@ class ProximalNewton:
             raise InputError("proximal-newton needs l1 for so many features: use oversketched-newton or lbfgs")
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> ProximalState:
-        _, common = base.begin(Objective(problem, ctx), w0)
+        _, common = base.begin(Objective(problem, ctx), w0, self.tol)
         return ProximalState(**common)
 
     def step(self, problem: Problem, state: ProximalState, ctx: Runtime) -> ProximalState:

@@ -62,7 +62,7 @@ class Sgd:
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> SgdState:
         objective = Objective(problem, ctx)
-        point, common = base.begin(objective, w0)
+        point, common = base.begin(objective, w0, self.tol)
         noise = float(objective.diagonal(point).sum()) / problem.n_outputs / self.batch
         _, lipschitz = start_metric(objective, point, "none")
         common["passes"] = objective.passes
