@@ -17,6 +17,7 @@ from coordinator.solvers.objective import Objective, Vector
 from sketches import factor
 
 MEMORY: Final = 2e9  # bytes of one Hessian
+DAMPING: Final = (0.0, 1e-4, 1e-2, 1.0, 1e2)  # of a Hessian of unit diagonal, tried in turn
 
 
 # Added to a Hessian scaled to a unit diagonal, by precision of the products. Where H is singular, rounding in the
@@ -44,7 +45,8 @@ class Newton:
     """w <- w - a H^-1 g with the exact Hessian H (spec A3) and a line search.
 
     Where H is singular (separable or collinear data, softmax without a penalty), the jitter of its factorization takes
-    the place of the pseudo-inverse.
+    the place of the pseudo-inverse. Where no step along the direction will do, as with a Huber loss whose rows are all
+    but a few in its linear part, the diagonal of H is raised until one does (Levenberg and Marquardt).
     """
 
     name: ClassVar[str] = "newton"
@@ -71,14 +73,19 @@ class Newton:
         objective = Objective(problem, ctx)
         point = base.resume(objective, state)
         [H] = objective.gram(point)
-        with ctx.linalg():
-            H[np.diag_indices_from(H)] += objective.ridge
-            p = -solve_scaled(H, point.gradient, FLOOR[problem.data.dtype])
-        decrement = -0.5 * float(point.gradient @ p)
-        end, step = line_search(objective, point, p, base.wants_double(objective, state))
+        H[np.diag_indices_from(H)] += objective.ridge
+        end, step, p, used = None, 0.0, point.gradient, 0.0
+        for damping in DAMPING:
+            with ctx.linalg():
+                p = -solve_scaled(H, point.gradient, FLOOR[problem.data.dtype] + damping)
+            end, step = line_search(objective, point, p, base.wants_double(objective, state))
+            if end is not None:
+                used = damping
+                break
         if end is None:
             return base.stalled(objective, state)
-        row = {"step": step, "passes": objective.passes, "decrement": decrement}
+        decrement = -0.5 * float(point.gradient @ p)
+        row = {"step": step, "passes": objective.passes, "decrement": decrement, **({"damping": used} if used else {})}
         return base.advance(objective, state, end, self.tol, self.max_iter, row)
 
     def solution(self, state: base.State) -> Vector:

@@ -15,6 +15,7 @@ from coordinator.problem import Problem
 from coordinator.runtime import Runtime
 from coordinator.solvers import base
 from coordinator.solvers.exact import FLOOR, MEMORY, solve_scaled
+from coordinator.solvers.lbfgs import safe_diagonal
 from coordinator.solvers.linesearch import line_search
 from coordinator.solvers.objective import Objective, Point, Vector
 from coordinator.tasks import Arrays, Work, kernel
@@ -79,7 +80,11 @@ class Giant:
         point = base.resume(objective, state)
         directions, nus = self._directions(objective, point)
         p = np.mean(directions, axis=0)
-        end, step = line_search(objective, point, p, base.wants_double(objective, state))
+        double = base.wants_double(objective, state)
+        end, step = line_search(objective, point, p, double)
+        if end is None:  # too few rows of a group bend, as those of a Huber loss may
+            diagonal = safe_diagonal(objective.diagonal(point) + objective.ridge)
+            end, step = line_search(objective, point, -point.gradient / diagonal, double)
         if end is None:
             return base.stalled(objective, state)
         row = {"step": step, "passes": objective.passes, "groups": len(directions), "debias": float(np.mean(nus))}

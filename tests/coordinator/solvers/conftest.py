@@ -1,4 +1,4 @@
-"""What tests of solvers share: a runtime whose attempts fail by a table, objectives written down once more, and data."""
+"""What tests of solvers share: a runtime whose attempts fail by a table, and objectives written down once more."""
 
 import numpy as np
 import pytest
