@@ -6,38 +6,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coordinator.errors import InputError
 from coordinator.problem import Problem
 from coordinator.runtime import Runtime
 from coordinator.solvers import base
 from coordinator.solvers.linesearch import line_search
+from coordinator.solvers.metric import Scaled, rounding
 from coordinator.solvers.objective import Objective, Vector
-from sketches import factor
 
 MEMORY: Final = 2e9  # bytes of one Hessian
 DAMPING: Final = (0.0, 1e-4, 1e-2, 1.0, 1e2)  # of a Hessian of unit diagonal, tried in turn
-
-
-# Added to a Hessian scaled to a unit diagonal, by precision of the products. Where H is singular, rounding in the
-# gradient must not be divided by rounding in H: float32 gradients have a null-space component of 1e-8.
-FLOOR: Final = {"float32": 1e-7, "float64": 1e-12}
-
-
-def solve_scaled(H: NDArray[np.float64], b: Vector, floor: float = FLOOR["float64"]) -> Vector:
-    """H^-1 b for a symmetric H that should be positive definite; columns of any scale.
-
-    H is scaled to a unit diagonal first, so that `floor`, and the jitter that `sketches.factor` may add, are small in
-    every column.
-    """
-    diagonal = np.diag(H).copy()
-    top = float(diagonal.max(initial=0.0))
-    scale = 1 / np.sqrt(np.where(diagonal > 1e-30 * top, diagonal, top or 1.0))
-    scaled = H * scale[:, None] * scale[None, :]
-    scaled[np.diag_indices_from(scaled)] += floor
-    out: Vector = scale * factor(scaled).solve(scale * b)
-    return out
 
 
 @dataclass(frozen=True)
@@ -77,7 +56,7 @@ class Newton:
         end, step, p, used = None, 0.0, point.gradient, 0.0
         for damping in DAMPING:
             with ctx.linalg():
-                p = -solve_scaled(H, point.gradient, FLOOR[problem.data.dtype] + damping)
+                p = -Scaled.of(H.copy(), rounding(problem.data.dtype, len(H)) + damping).solve(point.gradient)
             end, step = line_search(objective, point, p, base.wants_double(objective, state))
             if end is not None:
                 used = damping

@@ -14,9 +14,10 @@ from coordinator.kernels import gram, weigh
 from coordinator.problem import Problem
 from coordinator.runtime import Runtime
 from coordinator.solvers import base
-from coordinator.solvers.exact import FLOOR, MEMORY, solve_scaled
+from coordinator.solvers.exact import MEMORY
 from coordinator.solvers.lbfgs import safe_diagonal
 from coordinator.solvers.linesearch import line_search
+from coordinator.solvers.metric import Scaled, rounding
 from coordinator.solvers.objective import Objective, Point, Vector
 from coordinator.tasks import Arrays, Work, kernel
 from sketches import Quorum, debias
@@ -126,6 +127,6 @@ def direction(work: Work, *, problem: Params, unbias: bool) -> Arrays:
     H /= nu
     H[np.diag_indices_from(H)] += ridge
     # n rows do not tell a small eigenvalue of a matrix with a unit diagonal from 0
-    floor = max(FLOOR[blocks[0].X.dtype.name], LOCAL_FLOOR / n_rows)
-    step: NDArray[np.float64] = -solve_scaled(H, g, floor)
+    floor = max(rounding(blocks[0].X.dtype.name, len(H)), LOCAL_FLOOR / n_rows)
+    step: NDArray[np.float64] = -Scaled.of(H, floor).solve(g)
     return step, np.array(nu)

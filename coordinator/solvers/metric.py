@@ -19,18 +19,51 @@ class Metric(Protocol):
     def solve(self, v: Vector) -> Vector: ...
 
 
+def rounding(dtype: str, p: int) -> float:
+    """What is added to a p x p Hessian of unit diagonal whose products were taken in `dtype`.
+
+    Where H is singular, rounding in the gradient must not be divided by rounding in H: float32 gradients have a
+    null-space component of 1e-8, and float32 Grams of unit diagonal an error of up to 2 sqrt(p) eps.
+    """
+    return float(2 * np.sqrt(p) * np.finfo(np.float32).eps) if dtype == "float32" else 1e-12
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A symmetric H that should be positive definite, factored at a unit diagonal: columns may be of any scale."""
+
+    scale: Vector
+    factor: Factor
+
+    @classmethod
+    def of(cls, H: NDArray[np.float64], floor: float) -> Scaled:
+        """`floor` is added to H at its unit diagonal, where it is small in every column, as is a jitter. H is lost."""
+        diagonal = np.diag(H)
+        top = float(diagonal.max(initial=0.0))
+        scale = 1 / np.sqrt(np.where(diagonal > 1e-30 * top, diagonal, top or 1.0))
+        H *= scale[:, None]
+        H *= scale
+        H.flat[:: len(H) + 1] += floor
+        return cls(scale, factor(H))
+
+    def solve(self, b: Vector) -> Vector:
+        out: Vector = self.scale * self.factor.solve(self.scale * b)
+        return out
+
+
 @dataclass(frozen=True)
 class Dense:
     """One matrix for all parameters, or one per class (parameters are (p, K) in C order)."""
 
-    factors: Sequence[Factor]
+    factors: Sequence[Scaled]
 
     @classmethod
-    def of(cls, matrices: Sequence[NDArray[np.float64]], ridge: Vector) -> Dense:
-        """Data terms plus diag(ridge)."""
+    def of(cls, matrices: Sequence[NDArray[np.float64]], ridge: Vector, dtype: str = "float64") -> Dense:
+        """Data terms, of products in `dtype`, plus diag(ridge). The matrices are lost."""
         K = len(matrices)
         parts = ridge.reshape(-1, K).T
-        return cls([factor(_shifted(G, r)) for G, r in zip(matrices, parts, strict=True)])
+        floor = rounding(dtype, len(matrices[0]))
+        return cls([Scaled.of(_shifted(G, r), floor) for G, r in zip(matrices, parts, strict=True)])
 
     def solve(self, v: Vector) -> Vector:
         if len(self.factors) == 1:

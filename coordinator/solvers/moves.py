@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, log
 from typing import Any, Final, Protocol
@@ -110,7 +111,7 @@ class Move:
         """Newton's step."""
         H = self._hessian()
         with self.objective.ctx.linalg():
-            p = -Dense.of([H], self.objective.ridge).solve(self.point.gradient)
+            p = -self._dense([H]).solve(self.point.gradient)
         return self._newton_step(p, strategy="exact")
 
     def sketched(self) -> NewtonState:
@@ -118,16 +119,16 @@ class Move:
         (G,), m = self._sketch(self.point, self.state.iteration)
         with self.objective.ctx.linalg():
             nu = debias(G, self.objective.ridge, m).nu if self.solver.debias else 1.0
-            p = -Dense.of([G / nu], self.objective.ridge).solve(self.point.gradient)
+            p = -self._dense([G / nu]).solve(self.point.gradient)
         self.row["sketch_rows"] = m
         return self._newton_step(p, first=nu, strategy="sketch")
 
     def averaged(self) -> NewtonState:
         """Averaged, debiased sketches as the metric of gated L-BFGS."""
-        state, ridge = self.state, self.objective.ridge
+        state = self.state
         average = self._average()
         with self.objective.ctx.linalg():
-            metric = Dense.of([average.gram / average.nu], ridge)
+            metric = self._dense([average.gram / average.nu])
         memory = state.memory if average.drift <= GATE_DRIFT else Memory.empty(state.w.size)
         p = memory.direction(self.point.gradient, metric.solve)
         end, step = line_search(self.objective, self.point, p, self._double())
@@ -252,7 +253,11 @@ class Move:
                 scaled = Diagonal.of(np.diag(matrices[0]).copy(), ridge)
                 if diagonal_suffices(matrices[0], ridge, scaled.values, costs.ratio(len(ridge), m)):
                     return scaled
-            return Dense.of(matrices, ridge)
+            return self._dense(matrices)
+
+    def _dense(self, matrices: Sequence[NDArray[np.float64]]) -> Dense:
+        """Data terms with the penalty, factored."""
+        return Dense.of(matrices, self.objective.ridge, self.objective.problem.data.dtype)
 
     def _average(self) -> HessianAverage:
         """The running average with a fresh sketch in it."""

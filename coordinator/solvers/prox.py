@@ -18,11 +18,12 @@ from coordinator.errors import InputError
 from coordinator.problem import Problem
 from coordinator.runtime import Runtime
 from coordinator.solvers import base
-from coordinator.solvers.exact import FLOOR
 from coordinator.solvers.linesearch import line_search
+from coordinator.solvers.metric import rounding
 from coordinator.solvers.objective import Matrix, Objective, Point, Vector
 from sketches import factor
 
+FLOOR: Final = 1e-12  # added to a matrix of unit diagonal, to be factored
 SWEEPS: Final = 5  # of coordinate descent between two Newton steps on the support
 ROUNDS: Final = 200
 ROUNDING: Final = 1e-14  # relative change of the objective that is none
@@ -58,7 +59,7 @@ def prox_direction(H: Matrix, g: Vector, w: Vector, lasso: Vector, tol: float = 
     (p,) u; w + u is exactly zero off the support.
     """
     diagonal = np.diag(H).copy()
-    diagonal = np.where(diagonal > 0, diagonal, max(float(diagonal.max(initial=0.0)), 1e-300)) * (1 + FLOOR["float64"])
+    diagonal = np.where(diagonal > 0, diagonal, max(float(diagonal.max(initial=0.0)), 1e-300)) * (1 + FLOOR)
     v = w.astype(np.float64, copy=True)
     r = np.array(g, dtype=np.float64)  # g + H (v - w)
     limit = max(tol, 1e-14 * float(np.linalg.norm(np.abs(g) + lasso)))
@@ -136,7 +137,7 @@ def _sign_step(H: Matrix, r: Vector, v: Vector, lasso: Vector) -> bool:
     K = H[np.ix_(S, S)]
     scale = 1 / np.sqrt(np.maximum(np.diag(K), 1e-300))
     scaled = K * scale[:, None] * scale[None, :]
-    scaled[np.diag_indices_from(scaled)] += FLOOR["float64"]
+    scaled[np.diag_indices_from(scaled)] += FLOOR
     slope = r[S] + lasso[S] * sign
     d = -scale * factor(scaled).solve(scale * slope)
     if not np.all(np.isfinite(d)):
@@ -266,12 +267,12 @@ class ProximalNewton:
         tol: float,
     ) -> Vector:
         K = objective.problem.n_outputs
-        extra = 1 + FLOOR[objective.problem.data.dtype] + damping
         u = np.zeros(objective.problem.n_parameters)
         with objective.ctx.linalg():
             for k, G in enumerate(grams):
                 at = rows * K + k if len(grams) > 1 else (rows[:, None] * K + np.arange(K)).ravel()
                 H = G.copy()
+                extra = 1 + rounding(objective.problem.data.dtype, len(H)) + damping
                 H[np.diag_indices_from(H)] = np.diag(G) * extra + objective.ridge[at]
                 share = tol / np.sqrt(len(grams))
                 u[at] = prox_direction(H, point.gradient[at], point.w[at], objective.lasso[at], share)
