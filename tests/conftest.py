@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# how long an example takes says more of the machine's other work than of the code
+settings.register_profile("overcast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("overcast")
 
 
 @pytest.fixture
