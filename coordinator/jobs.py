@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from coordinator.errors import ConflictError, InputError, JobError, JobMissingEr
 from coordinator.processes import born
 from coordinator.runtime import TaskRecord
 from coordinator.storage import Storage
+from coordinator.tasks import Report
 
 FORMAT: Final = 1
 Phase = Literal["queued", "running", "interrupted", "done", "cancelled", "failed"]
@@ -224,6 +225,9 @@ class JobStore:
             dtype=np.int32,
         ).reshape(-1, 5)
         columns["times"] = np.array([[r.started, r.ended] for r in records]).reshape(-1, 2)
+        if any(r.report is not None for r in records):
+            none = (float("nan"),) * len(fields(Report))
+            columns["reports"] = np.array([none if r.report is None else astuple(r.report) for r in records], float)
         try:
             self.storage.put_arrays(self.key(job, f"tasks/{iteration:06d}"), columns)
         except ConflictError:
@@ -235,8 +239,10 @@ class JobStore:
         for key in self.storage.list(self.key(job, "tasks")):
             columns = self.storage.get_arrays(key)
             phases, workers, fates = json.loads(columns["names"].tobytes())
-            for (p, i, a, w, f), (start, end) in zip(columns["ids"].tolist(), columns["times"].tolist(), strict=True):
-                out.append(TaskRecord(phases[p], i, a, start, end, workers[w], fates[f]))
+            rows = columns["reports"].tolist() if "reports" in columns else [None] * len(columns["ids"])
+            parts = zip(columns["ids"].tolist(), columns["times"].tolist(), rows, strict=True)
+            for (p, i, a, w, f), (start, end), row in parts:
+                out.append(TaskRecord(phases[p], i, a, start, end, workers[w], fates[f], _report(row)))
         return out
 
     def key(self, job: str, name: str) -> str:
@@ -267,6 +273,13 @@ class JobStore:
         if status.state in {"queued", "running"} and _gone(status):
             status = replace(status, state="interrupted", message="its process ended; resume it")
         return status, version
+
+
+def _report(row: Sequence[float] | None) -> Report | None:
+    if row is None or np.isnan(row[0]):  # this attempt has none
+        return None
+    kinds = {"bool": bool, "int": int, "float": float}
+    return Report(*(kinds[str(f.type)](value) for f, value in zip(fields(Report), row, strict=True)))
 
 
 def _gone(status: Status) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coordinator.tasks import Arrays, Task
+from coordinator.tasks import Arrays, Report, Task
 from sketches.codes import Code
 
 
@@ -45,6 +45,7 @@ class Outcome:
     started: float = 0.0
     ended: float = 0.0
     worker: str = ""
+    report: Report | None = None  # from workers that are far away
 
 
 class StragglerPolicy(Protocol):

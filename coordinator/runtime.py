@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
@@ -18,7 +20,7 @@ from coordinator.executors.base import Executor
 from coordinator.executors.local import default_workers
 from coordinator.phases import Outcome, Phase, PhaseState, StragglerPolicy, Wait
 from coordinator.storage import Storage
-from coordinator.tasks import Arrays
+from coordinator.tasks import Arrays, Report, put_once
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class TaskRecord:
     ended: float
     worker: str
     fate: str
+    report: Report | None = None
 
 
 class BlasThreads:
@@ -106,22 +109,26 @@ class Runtime:
     seconds: dict[str, float] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)  # recomputable values of a solver; never checkpointed
     began: float = field(default_factory=time.perf_counter)
-    _count: int = 0
-    _held: list[str] = field(default_factory=list)
+    _held: dict[str, None] = field(default_factory=dict)  # in the order of their last use
 
     def put(self, array: NDArray[Any]) -> str:
-        """Store a small input under a fresh key, which names its content from now on."""
-        self._count += 1
-        key = f"{self.prefix}/in-{self._count:06d}"
-        self.scratch.put_arrays(key, {"array": array})
-        self._held.append(key)
+        """Store a small input; its key names its content, so that a step that is run again finds what it may use."""
+        array = np.array(array)  # what the caller does with it later changes nothing
+        content = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=12)
+        content.update(array.reshape(-1).view(np.uint8).data)
+        key = f"{self.prefix}/in-{content.hexdigest()}"
+        if key in self._held:
+            del self._held[key]
+        else:
+            put_once(self.scratch, key, {"array": array})
+        self._held[key] = None
         return key
 
     def release(self, keep: int = 64) -> None:
         """Drop all but the newest `keep` small inputs."""
-        for key in self._held[:-keep]:
+        for key in list(self._held)[:-keep]:
             self.scratch.delete(key)
-        del self._held[:-keep]
+            del self._held[key]
 
     def run(self, *phases: Phase) -> list[list[Arrays]]:
         """Run phases together until each decodes; their decoded blocks, in order.
@@ -174,7 +181,9 @@ class Runtime:
         fate = outcome.error or ("spare" if spare else "used")
         launch = outcome.launch
         start, end = outcome.started - self.began, outcome.ended - self.began
-        self.records.append(TaskRecord(launch.phase, launch.index, launch.attempt, start, end, outcome.worker, fate))
+        self.records.append(
+            TaskRecord(launch.phase, launch.index, launch.attempt, start, end, outcome.worker, fate, outcome.report)
+        )
 
     @contextmanager
     def linalg(self) -> Iterator[None]:

@@ -89,6 +89,37 @@ class Task:
 _SHAPE: Final = {"kernel": str, "output": str, "blocks": list, "n_features": int, "inputs": dict, "params": dict}
 
 
+@dataclass(frozen=True)
+class Report:
+    """What one attempt took on a worker that is far away.
+
+    Attributes
+    ----------
+    cold : whether it was the first call of its environment, which took `init` seconds to get ready.
+    hits, misses : data blocks found in the environment, and fetched.
+    get, compute, put, seconds : seconds of fetching blocks and inputs, computing, storing, and in all.
+    memory : highest use of the environment so far, bytes; `limit` is what it has, MB.
+    bytes_in, bytes_out, reads, writes : of object storage; reads are GET and HEAD, writes PUT and LIST.
+    cost : dollars, of compute and requests.
+    """
+
+    cold: bool = False
+    hits: int = 0
+    misses: int = 0
+    init: float = 0.0
+    get: float = 0.0
+    compute: float = 0.0
+    put: float = 0.0
+    seconds: float = 0.0
+    memory: int = 0
+    limit: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    reads: int = 0
+    writes: int = 0
+    cost: float = 0.0
+
+
 class Memo:
     """Values a worker may keep between tasks, least recently used first out; bounded in bytes; thread-safe."""
 
@@ -138,6 +169,14 @@ class Worker:
             self._blocks[key] = found
         return found
 
+    def input(self, key: str) -> NDArray[Any]:
+        """A small array that a step has put."""
+        return self.scratch.get_arrays(key)["array"]
+
+    def discard(self, prefix: str) -> None:
+        """Delete what tasks have stored for each other and need no more."""
+        self.data.delete(prefix)
+
     def run(self, task: Task) -> Arrays:
         """Call the task's kernel."""
         with np.errstate(over="ignore", invalid="ignore"):  # an overflowing objective is inf: a value, not an error
@@ -162,7 +201,7 @@ class Work:
 
     def input(self, name: str) -> NDArray[Any]:
         """A single-array input."""
-        return self.worker.scratch.get_arrays(self.task.inputs[name])["array"]
+        return self.worker.input(self.task.inputs[name])
 
     def keep(self, array: NDArray[Any]) -> None:
         """Store a result of the task in scratch under its output key, for tasks that name it as an input."""

@@ -95,7 +95,7 @@ def join(work: Work, *, pieces: str, rows: list[int]) -> Arrays:
             raise
         whole = np.concatenate(found, axis=1) if isinstance(found[0], np.ndarray) else sparse.hstack(found, "csr")
         put_once(storage, key, Block(_plain(whole), np.zeros(whole.shape[0])).arrays())
-    storage.delete(pieces)
+    work.worker.discard(pieces)
     return (np.zeros(()),)
 
 
