@@ -113,8 +113,8 @@ def import_data(
             for piece in pieces:
                 tally.add(piece)
                 rows.add(piece)
-            _check_rows(tally, weighted=weight is not None or options.weight is not None)
             name = "memory" if paths is None else paths[0].name if len(paths) == 1 else f"{paths[0].name}, ..."
+            _check_rows(tally, name, weighted=weight is not None or options.weight is not None)
             data = _write(storage, prefix, rows, Arrangement(tally), intake, name)
             _publish(storage, data, old)
         except BaseException:
@@ -254,15 +254,15 @@ def _read_memory(source: Any, intake: Intake, target: Any, weight: Any) -> Itera
     return read_arrays(source, intake, target, weight, "array")
 
 
-def _check_rows(tally: Tally, *, weighted: bool) -> None:
+def _check_rows(tally: Tally, name: str, *, weighted: bool) -> None:
     intake = tally.intake
     if not intake.rows:
         first = (
             f": all {intake.skipped} were skipped, the first because of {intake.reasons[0]}" if intake.skipped else ""
         )
-        raise InputError(f"no rows are left to import{first}")
+        raise InputError(f"{name}: no rows are left to import{first}")
     if weighted and tally.weight == 0:
-        raise InputError("all weights are zero: give at least one row a weight above 0")
+        raise InputError(f"{name}: all weights are zero: give at least one row a weight above 0")
 
 
 def _write(
