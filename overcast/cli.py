@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from coordinator.errors import OvercastError
 from overcast.commands import demo, importing, jobs, listing, results, solving
-from overcast.commands.common import say
+from overcast.commands.common import as_options, say
 
 NOT_CONVERGED = 4
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()
     except OvercastError as error:
-        say(str(error))
+        say(as_options(str(error)))
         return error.exit_code
     except KeyboardInterrupt:
         say("interrupted")

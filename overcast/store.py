@@ -140,8 +140,8 @@ def find_data(
     if before is None or before != now:
         what = "from other bytes or with other options" if before and before.source == now.source else "from elsewhere"
         raise InputError(
-            f"data set {wanted.name!r} was imported {what}: say --replace (replace=True) to import {text} in its "
-            "place, or choose another --name (name=)"
+            f"data set {wanted.name!r} was imported {what}: pass replace=True to import {text} in its place, or "
+            "choose another name="
         )
     return open_data(storage, wanted.name)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.errors import InputError
 
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
 Commands = Any  # argparse has no public name for it
 Run = Callable[[argparse.Namespace], int]
 
+_AS_OPTIONS: Final = (
+    (r"pass target=, ", ""),
+    (r"\bon_bad_row='skip'", "--skip-bad-rows"),
+    (r"\bscale='none'", "--scale none"),
+    (r"\bone_hot=\(['\"](.*?)['\"],\)", r"--one-hot \1"),
+    (r"\blabelled=False", "--unlabelled"),
+    (r"\b(replace|header)=True", r"--\1"),
+    (r"\bindex_base=(\d)", r"--index-base \1"),
+    (r"\bn_features=(\d+)", r"--n-features \1"),
+    (r"\b(format|label|name|start)=(?![^\s,;:])", r"--\1"),
+    (r"\bpass (?=--)", "say "),
+)
+
 
 def say(message: str) -> None:
     """One line on stderr."""
@@ -26,6 +40,13 @@ def say(message: str) -> None:
         sys.stderr.flush()
     except BrokenPipeError:
         pass
+
+
+def as_options(message: str) -> str:
+    """A message that names arguments of the client, with the command line's options in their place."""
+    for pattern, option in _AS_OPTIONS:
+        message = re.sub(pattern, option, message)
+    return message
 
 
 def command(commands: Commands, name: str, text: str, example: str, run: Run, **more: Any) -> Any:

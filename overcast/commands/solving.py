@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.errors import InputError
 from overcast.commands.common import (
@@ -21,6 +21,8 @@ from overcast.commands.common import (
 
 if TYPE_CHECKING:
     from overcast.handle import JobHandle
+
+_GO_ON: Final = ("command", "data", "default_of", "detach", "json", "quiet", "resume", "run", "store")  # with --resume
 
 
 def add_commands(commands: Commands) -> None:
@@ -63,6 +65,7 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     add_json(parser)
     add_import_options(parser, "when DATA is a file")
+    parser.set_defaults(default_of=parser.get_default)
 
 
 def _solve(args: argparse.Namespace) -> int:
@@ -127,6 +130,9 @@ def _resumed(args: argparse.Namespace) -> JobHandle:
 
     if args.data is not None:
         raise InputError("--resume takes a job, and DATA starts a new one: give one of them")
+    if given := [name for name, value in vars(args).items() if name not in _GO_ON and value != args.default_of(name)]:
+        words = ", ".join("--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"--resume goes on with a job as it was asked for: leave out {words}")
     storage = stores.existing_store(args.store)
     handle = JobHandle(storage, stores.find_job(JobStore(storage), args.resume or None, ("interrupted", "queued")))
     handle.reopen()
