@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-import coordinator.kernels  # noqa: F401  registers the kernels that tasks name
 from coordinator.data.blocks import RowBlocks, open_data
 from coordinator.errors import CancelledError, InputError, JobError
 from coordinator.executors.local import LocalExecutor
 from coordinator.jobs import JobSpec, JobStore
-from coordinator.kernels import join
+from coordinator.kernels import join, memo_bytes
 from coordinator.phases import Speculate, StragglerPolicy, Wait
 from coordinator.problem import Problem, problem_from_spec
 from coordinator.profile import Profile, measure
@@ -114,7 +113,8 @@ class _Run:
         solver = make_solver(spec.solver, spec.settings)
         solver.check(problem)
         scratch = MemoryStorage()
-        with LocalExecutor(Worker(storage, scratch), spec.workers) as executor:
+        memo = memo_bytes(problem.data.n_rows, problem.n_outputs)
+        with LocalExecutor(Worker(storage, scratch, memo), spec.workers) as executor:
             ctx = Runtime(executor, scratch, policy=_POLICIES[spec.policy], stopped=self._stopped)
             profile = Profile(**spec.profile) if spec.profile is not None else measure(spec.workers)
             ctx.cache["profile"] = profile

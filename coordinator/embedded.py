@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-import coordinator.kernels  # noqa: F401  registers the kernels that tasks name
 from coordinator.data.blocks import RowBlocks, memory_blocks
 from coordinator.errors import StorageError
 from coordinator.executors.local import LocalExecutor, default_workers
+from coordinator.kernels import memo_bytes
 from coordinator.problem import Problem, problem_from_spec
 from coordinator.profile import Profile, measure, stored_profile
 from coordinator.results import Result, make_result
@@ -93,7 +93,8 @@ def solve(
     posed = problem_from_spec(problem, data)
     chosen = make_solver(solver, settings or {})
     chosen.check(posed)
-    with LocalExecutor(Worker(storage, scratch), _threads(data, workers)) as executor:
+    memo = memo_bytes(data.n_rows, posed.n_outputs)
+    with LocalExecutor(Worker(storage, scratch, memo), _threads(data, workers)) as executor:
         ctx = Runtime(executor, scratch, linalg_threads=1 if posed.n_parameters < WIDE else None)
         ctx.cache["profile"] = profile or (NOMINAL if data.nbytes < SMALL else machine_profile())
         with ctx.session():

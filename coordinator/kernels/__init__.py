@@ -20,6 +20,7 @@ from coordinator.kernels.rows import (
     each,
     join,
     left,
+    memo_bytes,
     split,
     through,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "gram",
     "join",
     "left",
+    "memo_bytes",
     "roots",
     "split",
     "through",

@@ -165,6 +165,14 @@ def each(work: Work, params: Problem) -> Iterator[Rowwise]:
         yield Rowwise(work, key, block, params)
 
 
+def memo_bytes(n_rows: int, n_outputs: int) -> int:
+    """Memory for what kernels keep of a problem between phases: six numbers a margin, or 64 MB.
+
+    They are margins at both ends of a search, targets, weights and second derivatives; what is older only takes room.
+    """
+    return max(64 << 20, 6 * 8 * n_rows * n_outputs)
+
+
 def add(total: Array | None, part: Array) -> Array:
     """A sum that starts from nothing."""
     return part if total is None else total + part
