@@ -40,6 +40,7 @@ class Loss:
     multi: ClassVar[bool] = False
     curvature: ClassVar[float | None] = None  # upper bound of the second derivative, None if unbounded
     self_check: ClassVar[bool] = True
+    public: ClassVar[bool] = True  # False: a term of some solver's, which no problem may name
 
     def value(self, z: Array, y: Array) -> Array:
         """Loss of each row, (n,)."""
@@ -272,6 +273,11 @@ def _check_derivatives(loss: Loss) -> None:
             )
 
 
+def public_losses() -> list[str]:
+    """Names of the losses that a problem may have."""
+    return [name for name, kind in LOSSES.items() if kind.public]
+
+
 def loss_from_spec(spec: str | dict[str, Any] | Loss) -> Loss:
     """A loss from its name or from {"name": ..., options}; InputError for unknown names and options."""
     if isinstance(spec, Loss):
@@ -279,7 +285,7 @@ def loss_from_spec(spec: str | dict[str, Any] | Loss) -> Loss:
     options = {} if isinstance(spec, str) else dict(spec)
     name = spec if isinstance(spec, str) else options.pop("name", None)
     if name not in LOSSES:
-        raise UnknownNameError("loss", name, LOSSES)
+        raise UnknownNameError("loss", name, public_losses())
     kind = LOSSES[name]
     known = [f.name for f in fields(kind)]
     for key, value in options.items():

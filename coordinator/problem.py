@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coordinator.data.blocks import RowBlocks
 from coordinator.errors import InputError, UnknownNameError
-from coordinator.losses import Loss, loss_from_spec
+from coordinator.losses import Loss, loss_from_spec, public_losses
 
 Vector = NDArray[np.float64]
 _FIELDS: Final = ("loss", "l1", "l2", "intercept", "class_weight")
@@ -107,6 +107,8 @@ def problem_from_spec(spec: Mapping[str, Any], data: RowBlocks, counts: Mapping[
     if "loss" not in spec:
         raise InputError("the problem has no loss: give one, such as loss='logistic'")
     loss = loss_from_spec(spec["loss"])
+    if not loss.public:
+        raise UnknownNameError("loss", loss.name, public_losses())
     loss.check_target(data.classes, where=f"the target of data {data.name!r}")
     intercept = spec.get("intercept", True)
     if not isinstance(intercept, bool):

@@ -24,7 +24,7 @@ def add_commands(commands: Commands) -> None:
 
 def _solvers(args: argparse.Namespace) -> int:
     from coordinator.errors import UnknownNameError
-    from coordinator.losses import LOSSES
+    from coordinator.losses import public_losses
     from coordinator.solvers import SOLVERS
     from coordinator.solvers.base import parameters
 
@@ -47,5 +47,5 @@ def _solvers(args: argparse.Namespace) -> int:
                 choices = f" [{', '.join(p['choices'])}]" if "choices" in p else ""
                 out.print(Text(f"    {p['name']} = {p['default']}  {p['help']}{choices}"))
     if not args.names:
-        out.print(Text(f"\nlosses: {', '.join(LOSSES)}\nsettings of a solver: overcast solvers NAME"))
+        out.print(Text(f"\nlosses: {', '.join(public_losses())}\nsettings of a solver: overcast solvers NAME"))
     return 0
