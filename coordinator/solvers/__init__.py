@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from coordinator.errors import UnknownNameError
+from coordinator.errors import InputError, UnknownNameError
+from coordinator.linear_program import LinearProgram
 from coordinator.solvers.base import Solver, check_settings
 from coordinator.solvers.exact import Newton
 from coordinator.solvers.first_order import GradientDescent, Nesterov
 from coordinator.solvers.giant import Giant
+from coordinator.solvers.interior_point import InteriorPoint
 from coordinator.solvers.lbfgs import Lbfgs
 from coordinator.solvers.newton import OverSketchedNewton
 from coordinator.solvers.prox import ProximalNewton
@@ -27,8 +29,16 @@ SOLVERS: Final[dict[str, type[Any]]] = {
         Nesterov,
         GradientDescent,
         Sgd,
+        InteriorPoint,
     )
 }
+
+
+def check_problem(solver: Solver, problem: Any) -> None:
+    """InputError when the solver cannot take the problem."""
+    if isinstance(problem, LinearProgram) and not isinstance(solver, InteriorPoint):
+        raise InputError(f"{solver.name} does not solve linear programs: use solver {InteriorPoint.name!r}")
+    solver.check(problem)
 
 
 def make_solver(name: str, settings: Mapping[str, Any]) -> Solver:

@@ -53,20 +53,23 @@ class State:
 
 
 class Solver(Protocol):
-    """A frozen dataclass of settings. `state` is the class of its states, for reading checkpoints."""
+    """A frozen dataclass of settings. `state` is the class of its states, for reading checkpoints.
+
+    A problem is a `coordinator.problem.Problem`, or what `coordinator.solvers.check_problem` lets through.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     state: ClassVar[type[Any]]
     max_iter: int
 
-    def check(self, problem: Problem) -> None:
+    def check(self, problem: Any) -> None:
         """InputError when this solver cannot take this problem."""
 
-    def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> Any:
+    def init(self, problem: Any, ctx: Runtime, w0: Vector | None = None) -> Any:
         """The first state, at `w0` (default 0)."""
 
-    def step(self, problem: Problem, state: Any, ctx: Runtime) -> Any:
+    def step(self, problem: Any, state: Any, ctx: Runtime) -> Any:
         """The next state; `reason` set when it is the last."""
 
     def solution(self, state: Any) -> Vector:

@@ -72,17 +72,19 @@ def encode(objective: Objective, prefix: str | None = None) -> CodedData:
     data, ctx = objective.problem.data, objective.ctx
     if data.layout != "dense":
         raise InputError("coded gradients need dense rows, parities of sparse ones fill up: use gradient='replicated'")
-    params = {"problem": objective.problem.task_params() | {"double": True}}
-    tasks = [
-        Task("coded.targets", f"{ctx.prefix}/targets-{r:05d}", (key,), data.n_features, params=params)
-        for r, key in enumerate(data.keys)
-    ]
-    [targets] = ctx.run(Phase(objective.label("coded-targets"), tasks, Uncoded(len(tasks))))
+    y, weight = read_targets(objective)
     rows = _with_parities(objective, data, prefix or derived(data, "coded"))
     turned = transpose_blocks(ctx, data)
     columns = _with_parities(objective, turned, f"{prefix or derived(data, 'coded')}/columns")
-    weight = np.concatenate([t[1] for t in targets]) if len(targets[0]) > 1 else None
-    return CodedData(rows, columns, np.concatenate([t[0] for t in targets]), weight)
+    return CodedData(rows, columns, y, weight)
+
+
+def read_targets(objective: Objective) -> tuple[NDArray[Any], Vector | None]:
+    """All encoded targets (n,), and the rows' weights (n,) if they are weighted."""
+    keys = [(key,) for key in objective.problem.data.keys]
+    parts = objective.phase("targets", "coded.targets", keys, {}, double=True, params=[{}] * len(keys))
+    weight = np.concatenate([part[1] for part in parts]) if len(parts[0]) > 1 else None
+    return np.concatenate([part[0] for part in parts]), weight
 
 
 def _with_parities(objective: Objective, data: RowBlocks, folder: str) -> CodedBlocks:
