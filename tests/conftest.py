@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +14,9 @@ from hypothesis import HealthCheck, settings
 # how long an example takes says more of the machine's other work than of the code
 settings.register_profile("overcast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("overcast")
+
+if TYPE_CHECKING:
+    from infra.emulator.client import Emulator
 
 
 @pytest.fixture
@@ -72,3 +75,14 @@ def s3(s3_settings: str) -> Iterator[Any]:
     storage.client.create_bucket(Bucket=storage.bucket)
     yield storage
     storage.client.close()
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """AWS on 127.0.0.1, one for all tests; needs the extra "emulator"."""
+    for needed in ("boto3", "moto", "awslambdaric"):
+        pytest.importorskip(needed, reason=f'{needed} is not installed: pip install -e ".[emulator]"')
+    from infra.emulator.client import EmulatorProcess
+
+    with EmulatorProcess() as running:
+        yield running
