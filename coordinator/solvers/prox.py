@@ -28,6 +28,7 @@ SWEEPS: Final = 5  # of coordinate descent between two Newton steps on the suppo
 ROUNDS: Final = 200
 ROUNDING: Final = 1e-14  # relative change of the objective that is none
 FEWEST: Final = 100  # features of a working set, at least
+ENTRANTS: Final = 10  # that may enter one, at least
 EARLY: Final = 0.1
 INNER: Final = 0.1  # tolerance of a subproblem relative to the residual (spec D5), or less: see `_inner`
 TRIALS: Final = 8  # of damping in one step
@@ -176,7 +177,8 @@ class ProximalNewton:
     Lee, Sun and Saunders, "Proximal Newton-type methods for minimizing composite functions" (SIAM J. Optimization 24,
     2014); spec D5. The Hessian is exact. With more features than `columns` it is taken in a working set only: the
     features in use and those that violate their optimality conditions most, in all at least 100 and twice as many as
-    are in use (after Massias, Gramfort and Salmon, "Celer", ICML 2018, who grow theirs by a dual bound). So d >> n asks
+    are in use, up to `columns`, or half as many more as are in use where these are too many (after Massias, Gramfort and
+    Salmon, "Celer", ICML 2018, who grow theirs by a dual bound). So d >> n asks
     for a small matrix. Multi-class models of more than 3000 coordinates take the Hessian class by class.
     Where the model reaches too far (a step below 1/10, or none), its diagonal is raised (Levenberg and Marquardt).
 
@@ -252,7 +254,9 @@ class ProximalNewton:
             return np.arange(d)
         wrong = np.abs(violation(point.gradient, point.w, objective.lasso)).reshape(-1, K)[:d].max(axis=1)
         used = (point.w.reshape(-1, K)[:d] != 0).any(axis=1)
-        size = min(max(FEWEST, 2 * int(used.sum())), max(self.columns, int(used.sum())))
+        n_used = int(used.sum())
+        # more than are in use in any case, or no other could ever enter
+        size = min(max(FEWEST, 2 * n_used), max(self.columns, n_used + n_used // 2 + ENTRANTS))
         order = np.lexsort((-wrong, ~used))
         chosen = order[:size]
         return np.sort(chosen[used[chosen] | (wrong[chosen] > 0)])
