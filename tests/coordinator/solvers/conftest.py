@@ -1,15 +1,20 @@
 """What tests of solvers share: a runtime whose attempts fail by a table, and objectives written down once more."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
-from scipy import sparse, special
+from scipy import optimize, sparse, special
 
 import coordinator.kernels  # noqa: F401  registers kernels
 from coordinator.data.blocks import memory_blocks
+from coordinator.embedded import NOMINAL
 from coordinator.executors.local import LocalExecutor
 from coordinator.phases import Outcome
 from coordinator.problem import problem_from_spec
 from coordinator.runtime import Runtime
+from coordinator.solvers import make_solver
 from coordinator.solvers.objective import Objective
 from coordinator.storage import MemoryStorage
 from coordinator.tasks import Worker
@@ -36,6 +41,89 @@ class FlakyExecutor(LocalExecutor):
     def poll(self, timeout):
         lost, self.lost = self.lost, []
         return lost or super().poll(timeout)
+
+
+class ShuffledExecutor:
+    """Runs launches when polled, one at a time, in an order drawn for `seed`; outcomes come in handfuls."""
+
+    def __init__(self, worker, seed=0):
+        self.worker = worker
+        self.rng = np.random.default_rng(seed)
+        self.queue = []
+
+    def submit(self, launches):
+        self.queue += launches
+
+    def poll(self, timeout):
+        outcomes = []
+        for _ in range(min(len(self.queue), 1 + self.rng.integers(3))):
+            launch = self.queue.pop(self.rng.integers(len(self.queue)))
+            outcomes.append(Outcome(launch, self.worker.run(launch.task)))
+        return outcomes
+
+    def cancel(self):
+        self.queue.clear()
+
+    def close(self):
+        self.cancel()
+
+
+@dataclass(frozen=True)
+class Solved:
+    """How a solve ended, and the figures of its iterations."""
+
+    w: Any
+    state: Any
+    history: Any
+    problem: Any
+    ctx: Any
+
+    @property
+    def converged(self):
+        return self.state.reason == "converged"
+
+    @property
+    def objective(self):
+        return self.state.value
+
+
+def solve(
+    X,
+    y,
+    spec,
+    solver="oversketched-newton",
+    *,
+    weight=None,
+    classes=None,
+    rows_per_block=None,
+    workers=2,
+    order=None,
+    profile=NOMINAL,
+    start=None,
+    replay=None,
+    **settings,
+):
+    """Solve in blocks of `rows_per_block`; `order` seeds a `ShuffledExecutor` in place of `workers` threads."""
+    storage, scratch = MemoryStorage(), MemoryStorage()
+    data = memory_blocks(storage, "toy", X, y, weight, classes, rows_per_block)
+    problem = problem_from_spec(spec, data)
+    chosen = make_solver(solver, settings)
+    chosen.check(problem)
+    worker = Worker(storage, scratch)
+    executor = LocalExecutor(worker, workers) if order is None else ShuffledExecutor(worker, order)
+    try:
+        ctx = Runtime(executor, scratch, linalg_threads=1, replay=replay or {})
+        ctx.cache["profile"] = profile
+        with ctx.session():
+            state = chosen.init(problem, ctx, start)
+            history = [state.row]
+            while state.reason is None:
+                ctx.prefix = f"{state.iteration + 1:06d}"
+                state = chosen.step(problem, state, ctx)
+                history.append(state.row)
+    finally:
+        executor.close()
+    return Solved(chosen.solution(state), state, history, problem, ctx)
 
 
 class Bench:
@@ -134,6 +222,15 @@ class Oracle:
     def hessian(self, w):
         return self.data_hessian(w) + np.diag(self.ridge)
 
+    def minimum(self, w0=None):
+        """A minimiser of the smooth objective, (p K,), by SciPy's trust-region Newton method."""
+        w = np.zeros(self.ridge.size) if w0 is None else w0
+        with np.errstate(over="ignore"):
+            found = optimize.minimize(
+                self.value, w, jac=self.gradient, hess=self.hessian, method="trust-exact", options={"gtol": 1e-10}
+            )
+        return found.x
+
 
 CLASSES = {
     "logistic": (-1.0, 1.0),
@@ -205,3 +302,8 @@ def oracle():
 @pytest.fixture(name="Toy")
 def toy():
     return Toy
+
+
+@pytest.fixture(name="solve")
+def solve_fixture():
+    return solve
