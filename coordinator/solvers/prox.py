@@ -177,10 +177,10 @@ class ProximalNewton:
     Lee, Sun and Saunders, "Proximal Newton-type methods for minimizing composite functions" (SIAM J. Optimization 24,
     2014); spec D5. The Hessian is exact. With more features than `columns` it is taken in a working set only: the
     features in use and those that violate their optimality conditions most, in all at least 100 and twice as many as
-    are in use, up to `columns`, or half as many more as are in use where these are too many (after Massias, Gramfort and
-    Salmon, "Celer", ICML 2018, who grow theirs by a dual bound). So d >> n asks
-    for a small matrix. Multi-class models of more than 3000 coordinates take the Hessian class by class.
-    Where the model reaches too far (a step below 1/10, or none), its diagonal is raised (Levenberg and Marquardt).
+    are in use, up to `columns`, or half as many again as are in use where that is more (after Massias, Gramfort and
+    Salmon, "Celer", ICML 2018, who grow theirs by a dual bound). So d >> n asks for a small matrix. Multi-class models
+    of more than 3000 coordinates take the Hessian class by class. Where the model reaches too far (a step below
+    1/10, or none), its diagonal is raised (Levenberg and Marquardt).
 
     With the squared loss it stops at a duality gap of tol times the objective (spec D4), else at the norm of the least
     subgradient.
