@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from overcast.report import Story
 
 MOST_ROWS: Final = 400  # of the history: more are cut out of its middle
+_PLAN: Final = {  # fields of `coordinator.solvers.costs.Plan`, with their units
+    "what": "form of the Hessian model",
+    "columns": "columns of the model",
+    "rows": "rows of the sketch (0: none)",
+    "hashes": "non-zeros a column of the sketch",
+    "predicted": "predicted seconds to the tolerance",
+    "figures": "seconds of one",
+}
 
 _CSS: Final = """
 :root { color-scheme: light dark; --back: #fbfbfa; --card: #fff; --ink: #1d2126; --dim: #5d6670; --line: #dfe2e6;
@@ -53,7 +61,7 @@ def page(story: Story, plots: Mapping[str, str]) -> str:
     """The whole page."""
     parts = [_head(story), _tiles(story), _summary(story)]
     if "convergence" in plots:
-        text = "The dashed line is the tolerance." if story.tol is not None else ""
+        text = f"The dashed line is the tolerance, {story.tol:g}." if story.tol is not None else ""
         parts.append(_section("Convergence", text, f'<div class="card">{plots["convergence"]}</div>'))
     if "timeline" in plots:
         parts.append(_section("Tasks", _of_tasks(story), f'<div class="card">{plots["timeline"]}</div>'))
@@ -62,7 +70,7 @@ def page(story: Story, plots: Mapping[str, str]) -> str:
     chosen = story.result.chosen if story.result is not None else {}
     if chosen:
         text = "What the solver chose, and the figures that it went by."
-        parts.append(_section("Choices", text, f'<div class="card">{_value(chosen)}</div>'))
+        parts.append(_section("Choices", text, f'<div class="card">{_choices(chosen)}</div>'))
     parts.append(_section("Settings", "", f'<div class="card">{_value(_settings(story))}{_profile(story)}</div>'))
     if story.events:
         parts.append(_section("History", "", f'<div class="card scroll">{_history(story.events)}</div>'))
@@ -125,12 +133,33 @@ def _summary(story: Story) -> str:
 def _of_tasks(story: Story) -> str:
     marks = [bar.mark for bar in story.bars]
     said = [f"{len(marks):,} task attempts"]
-    names = {"straggler": "stragglers", "retry": "retries", "failed": "failed", "spare": "spare copies"}
-    said += [f"{marks.count(mark):,} {name}" for mark, name in names.items() if mark in marks]
+    names = {
+        "straggler": ("straggler", "stragglers"),
+        "retry": ("retry", "retries"),
+        "failed": ("failed", "failed"),
+        "spare": ("spare copy", "spare copies"),
+    }
+    counts = {mark: marks.count(mark) for mark in names}
+    said += [f"{count:,} {names[mark][count != 1]}" for mark, count in counts.items() if count]
     text = ", ".join(said) + "."
     if "straggler" in marks:
         text += " A straggler took over twice the median of its phase, and over 10 ms more."
     return text
+
+
+def _choices(chosen: Mapping[str, Any]) -> str:
+    """The choices with units, and the sketches, which may be many, folded away."""
+    shown: dict[str, Any] = {}
+    for key, value in chosen.items():
+        if key == "plan":
+            shown |= {_PLAN.get(name, name): figure for name, figure in value.items() if name != "strategy"}
+        elif key != "sketches":
+            shown[key] = value
+    sketches = chosen.get("sketches") or []
+    if not sketches:
+        return _value(shown)
+    text = "1 sketch" if len(sketches) == 1 else f"{len(sketches):,} sketches"
+    return f"{_value(shown)}<details><summary>{text}</summary>{_value(sketches[:MOST_ROWS])}</details>"
 
 
 def _settings(story: Story) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def _convergence(story: Story) -> Figure:
     strategies = list(dict.fromkeys(str(row["strategy"]) for row in rows if row.get("strategy")))
     for axes, x, label in ((left, iterations, "iteration"), (middle, seconds, "seconds")):
         axes.plot(x, relative, color=GREY, linewidth=1.2)
+        axes.plot(x[:1], relative[:1], "o", ms=size, color=GREY)
         if strategies:
             for name, colour in zip(strategies, _cycle(len(strategies)), strict=True):
                 some = [i for i, row in enumerate(rows) if row.get("strategy") == name]
