@@ -92,6 +92,7 @@ class Loss:
         return len(classes or ()) if self.multi else 1
 
     def spec(self) -> dict[str, Any]:
+        """Name and options as JSON; `loss_from_spec` reads them back."""
         return {"name": self.name, **asdict(self)}
 
 
