@@ -2,6 +2,17 @@
 
 from sketches.averaging import Debiased, HessianAverage, debias
 from sketches.codes import Arrays, Code, GroupQuorum, Quorum, Replication, Uncoded
+from sketches.determinantal import (
+    ROW_LAWS,
+    Combined,
+    combine,
+    correction,
+    draw_rows,
+    effective_sample_size,
+    estimates_needed,
+    log_weights,
+    mean_step,
+)
 from sketches.factor import Factor, factor
 from sketches.operators import (
     SJLT,
@@ -19,10 +30,12 @@ from sketches.specs import SKETCHES, sketch_from_spec, to_spec
 from sketches.streams import stream
 
 __all__ = [
+    "ROW_LAWS",
     "SJLT",
     "SKETCHES",
     "Arrays",
     "Code",
+    "Combined",
     "CountSketch",
     "Debiased",
     "Factor",
@@ -39,8 +52,15 @@ __all__ = [
     "SketchDistribution",
     "SparseSketch",
     "Uncoded",
+    "combine",
+    "correction",
     "debias",
+    "draw_rows",
+    "effective_sample_size",
+    "estimates_needed",
     "factor",
+    "log_weights",
+    "mean_step",
     "sketch_from_spec",
     "stream",
     "to_spec",
