@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from coordinator.errors import InputError, UnknownNameError
 from coordinator.linear_program import LinearProgram
+from coordinator.solvers.averaging import DeterminantalAveraging, SurrogateAveraging, UniformAveraging
 from coordinator.solvers.base import Solver, check_settings
 from coordinator.solvers.exact import Newton
 from coordinator.solvers.first_order import GradientDescent, Nesterov
@@ -23,6 +24,9 @@ SOLVERS: Final[dict[str, type[Any]]] = {
     for solver in (
         OverSketchedNewton,
         Newton,
+        DeterminantalAveraging,
+        SurrogateAveraging,
+        UniformAveraging,
         Giant,
         Lbfgs,
         ProximalNewton,
