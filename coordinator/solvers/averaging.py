@@ -67,9 +67,11 @@ class Limits(Protocol):
     def memory(self) -> int: ...
 
 
-def begin(problem: Problem, ctx: Runtime, w0: Vector | None, chosen: dict[str, Any] | None = None) -> AveragedState:
+def begin(
+    problem: Problem, ctx: Runtime, w0: Vector | None, tol: float, chosen: dict[str, Any] | None = None
+) -> AveragedState:
     """The first state."""
-    _, common = base.begin(Objective(problem, ctx), w0)
+    _, common = base.begin(Objective(problem, ctx), w0, tol)
     return AveragedState(**common, memory=Memory.empty(problem.n_parameters), chosen=chosen or {})
 
 
@@ -158,7 +160,7 @@ class Sampled:
         check_counts(self.name, problem, self.estimates, self.spare, self.rows, self.memory)
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> AveragedState:
-        return begin(problem, ctx, w0)
+        return begin(problem, ctx, w0, self.tol)
 
     def step(self, problem: Problem, state: AveragedState, ctx: Runtime) -> AveragedState:
         objective = Objective(problem, ctx)

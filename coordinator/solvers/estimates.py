@@ -16,12 +16,13 @@ from scipy import linalg
 
 from coordinator.errors import PhaseError
 from coordinator.kernels import Problem as Params
-from coordinator.kernels import Rowwise, sketch, split
+from coordinator.kernels import Rowwise, split
+from coordinator.kernels.grams import sketch
 from coordinator.problem import Problem
-from coordinator.solvers.exact import FLOOR
+from coordinator.solvers.metric import Scaled, rounding
 from coordinator.solvers.objective import Matrix, Objective, Point, Vector
 from coordinator.tasks import Arrays, Work, kernel
-from sketches import ROW_LAWS, Combined, Factor, Quorum, combine, correction, debias, draw_rows, factor, stream
+from sketches import ROW_LAWS, Combined, Quorum, combine, correction, debias, draw_rows, stream
 
 Array = NDArray[Any]
 
@@ -29,7 +30,7 @@ LAWS: Final = (*ROW_LAWS, "sjlt")
 CORRECTIONS: Final = ("none", "determinant", "scale")
 READ: Final = 1 << 30  # bytes of rows that one estimate draws from, at most
 HASHES: Final = 4  # of an SJLT: from 4 on it is as good as any on rows of high leverage (spec D2)
-SINGULAR: Final = 100.0  # times FLOOR: a matrix of unit diagonal with a smaller pivot counts as singular
+SINGULAR: Final = 10.0  # times what rounding adds: a matrix of unit diagonal with a smaller pivot counts as singular
 MISSED: Final = 0.5  # of the exact diagonal: a column with less curvature in a draw has been missed by it
 COLLAPSED: Final = 0.1  # share of the estimates below which the effective sample size says that the weights are noise
 
@@ -175,9 +176,9 @@ def inverse(
     H.flat[:: len(H) + 1] += ridge
     if common:
         add_common(H, ridge, problem, common, work.task.n_features)
-    solver = Scaled.of(H, FLOOR[blocks[0].X.dtype.name], 1 / rows)
-    inverse_diagonal = solver.diagonal() if diagonal else np.zeros(0)
-    return solver.solve(work.input("v")), inverse_diagonal, solver.logdet(), np.array(nu), np.array(missed)
+    solver = invertible(H, blocks[0].X.dtype.name, rows)
+    spread = inverse_diagonal(solver) if diagonal else np.zeros(0)
+    return solver.solve(work.input("v")), spread, np.array(log_determinant(solver)), np.array(nu), np.array(missed)
 
 
 def cover(G: Matrix, guard: Array) -> int:
@@ -247,42 +248,27 @@ def add_common(H: Matrix, ridge: Array, problem: Params, common: float, n_featur
         blocks[j, :, j, :] += common / K
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """The factor of a matrix scaled to a unit diagonal: small columns do not drown in the rounding of large ones."""
+def invertible(H: Matrix, dtype: str, rows: float) -> Scaled:
+    """The factor of an estimate from `rows` rows whose products were taken in `dtype`; H is lost.
 
-    scale: Array
-    factor: Factor
+    Rows that were not drawn may leave directions without curvature. Steps there must be long, but not endless: 1 / rows
+    is added to a singular H at its unit diagonal.
+    """
+    floor = rounding(dtype, len(H))
+    found = Scaled.of(H.copy(), floor)
+    if found.factor.jitter or float(np.diag(found.factor.root).min()) ** 2 < SINGULAR * floor:
+        found = Scaled.of(H, 1 / rows)
+    return found
 
-    @classmethod
-    def of(cls, H: Matrix, rounding: float, floor: float) -> Scaled:
-        """Factor `H`; where it is singular to `rounding`, `floor` is added to its unit diagonal.
 
-        Rows that were not drawn may leave directions without curvature: steps there must be long, but not endless.
-        """
-        diagonal = np.diag(H).copy()
-        top = float(diagonal.max(initial=0.0))
-        scale = 1 / np.sqrt(np.where(diagonal > 1e-30 * top, diagonal, top or 1.0))
-        unit = H * scale[:, None] * scale[None, :]
-        unit.flat[:: len(unit) + 1] += rounding
-        found = factor(unit)
-        if found.jitter or float(np.diag(found.root).min()) ** 2 < SINGULAR * rounding:
-            unit.flat[:: len(unit) + 1] += floor
-            found = factor(unit)
-        return cls(scale, found)
+def inverse_diagonal(scaled: Scaled) -> Array:
+    """Diagonal of the inverse, (p,)."""
+    half = scaled.factor.inverse
+    if half is None:
+        half, _ = linalg.lapack.dtrtri(scaled.factor.root, lower=1)
+    return np.asarray(scaled.scale**2 * np.einsum("ij,ij->j", half, half))
 
-    def solve(self, V: Array) -> Array:
-        scale = self.scale if V.ndim == 1 else self.scale[:, None]
-        return np.asarray(scale * self.factor.solve(scale * V))
 
-    def diagonal(self) -> Array:
-        """Diagonal of the inverse, (p,)."""
-        if self.factor.inverse is None:
-            half, _ = linalg.lapack.dtrtri(self.factor.root, lower=1)
-        else:
-            half = self.factor.inverse
-        return np.asarray(self.scale**2 * np.einsum("ij,ij->j", half, half))
-
-    def logdet(self) -> Array:
-        """Logarithm of the determinant, ()."""
-        return np.array(self.factor.logdet - 2 * float(np.sum(np.log(self.scale))))
+def log_determinant(scaled: Scaled) -> float:
+    """Logarithm of the determinant."""
+    return scaled.factor.logdet - 2 * float(np.sum(np.log(scaled.scale)))

@@ -46,8 +46,10 @@ class Scaled:
         H.flat[:: len(H) + 1] += floor
         return cls(scale, factor(H))
 
-    def solve(self, b: Vector) -> Vector:
-        out: Vector = self.scale * self.factor.solve(self.scale * b)
+    def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """H^-1 b for b (p,) or (p, r)."""
+        scale = self.scale if b.ndim == 1 else self.scale[:, None]
+        out: NDArray[np.float64] = scale * self.factor.solve(scale * b)
         return out
 
 

@@ -10,9 +10,17 @@ from coordinator.data.blocks import memory_blocks
 from coordinator.errors import InputError
 from coordinator.problem import problem_from_spec
 from coordinator.solvers import make_solver
-from coordinator.solvers.estimates import Draw, Scaled, add_common, cover, draw_estimates, read_blocks
+from coordinator.solvers.estimates import (
+    Draw,
+    add_common,
+    cover,
+    draw_estimates,
+    inverse_diagonal,
+    invertible,
+    log_determinant,
+    read_blocks,
+)
 from coordinator.storage import MemoryStorage
-from sketches import factor
 
 SAMPLED = ("determinantal-averaging", "surrogate-averaging", "uniform-averaging")
 LOSSES = ("logistic", "squared", "squared-hinge", "poisson", "huber", "softmax")
@@ -197,25 +205,26 @@ def test_large_data_are_read_in_part(monkeypatch):
     assert all(len(keys) == 3 for keys in drawn)
 
 
-def test_scaled_factors_are_exact_where_they_can_be():
+def test_factors_are_exact_where_they_can_be():
     rng = np.random.default_rng(3)
     A = rng.standard_normal((50, 5)) * [1e-4, 1, 1e5, 1, 1e-2]
     H = A.T @ A
-    found = Scaled.of(H, 1e-12, 0.02)
-    inverse = np.linalg.inv(H / np.outer(scale := np.sqrt(np.diag(H)), scale)) / np.outer(scale, scale)
-    assert np.allclose(found.diagonal(), np.diag(inverse), rtol=1e-9)
+    found = invertible(H.copy(), "float64", 50)
+    scale = np.sqrt(np.diag(H))
+    inverse = np.linalg.inv(H / np.outer(scale, scale)) / np.outer(scale, scale)
+    assert np.allclose(inverse_diagonal(found), np.diag(inverse), rtol=1e-9)
     assert np.allclose(found.solve(np.eye(5)), inverse, rtol=1e-8, atol=1e-12 * np.abs(inverse).max())
-    assert float(found.logdet()) == pytest.approx(np.linalg.slogdet(H)[1], abs=1e-9)
+    assert log_determinant(found) == pytest.approx(np.linalg.slogdet(H)[1], abs=1e-9)
 
 
 def test_a_singular_estimate_gets_a_floor():
     H = np.ones((3, 3)) + np.diag([0, 0, 1.0])
-    found = Scaled.of(H, 1e-12, 0.02)
+    found = invertible(H, "float64", 50)
     assert np.abs(found.solve(np.array([1.0, 0.0, 0.0]))).max() < 60
     indefinite = np.array([[1.0, 2.0, 0], [2.0, 1.0, 0], [0, 0, 1.0]])
-    broken = Scaled.of(indefinite, 1e-12, 1e-3)
-    assert np.allclose(broken.diagonal(), np.diag(broken.solve(np.eye(3))))
-    assert factor(np.diag([1.0, -1.0])).inverse is not None
+    broken = invertible(indefinite, "float64", 1000)
+    assert broken.factor.inverse is not None
+    assert np.allclose(inverse_diagonal(broken), np.diag(broken.solve(np.eye(3))))
 
 
 @pytest.mark.parametrize(
