@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.data.blocks import RowBlocks, open_data
-from coordinator.errors import CancelledError, InputError, JobError
+from coordinator.data.blocks import RowBlocks, load_scale, open_data
+from coordinator.errors import CancelledError, InputError, JobError, UnknownNameError
 from coordinator.executors.local import LocalExecutor
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.kernels import join, memo_bytes
+from coordinator.linear_program import KIND, LinearProgram, program_from_spec
 from coordinator.phases import Speculate, StragglerPolicy, Wait
 from coordinator.problem import Problem, problem_from_spec
 from coordinator.profile import Profile, measure
 from coordinator.results import Result, load_result, make_result, save_result
 from coordinator.runtime import Runtime
-from coordinator.solvers import make_solver
+from coordinator.solvers import check_problem, make_solver
 from coordinator.solvers.base import Solver, State
 from coordinator.storage import FileStorage, MemoryStorage, Storage
 from coordinator.tasks import Worker
@@ -39,9 +40,13 @@ def class_counts(storage: Storage, data: RowBlocks) -> dict[str, float]:
     return {str(c): float(n) for c, n in zip(classes, counts, strict=True)}
 
 
-def open_problem(storage: Storage, spec: JobSpec) -> Problem:
+def open_problem(storage: Storage, spec: JobSpec) -> Problem | LinearProgram:
     """The problem of a job, checked against its data."""
     data = open_data(storage, spec.data)
+    if "kind" in spec.problem:
+        if spec.problem["kind"] != KIND:
+            raise UnknownNameError("kind of problem", spec.problem["kind"], (KIND,))
+        return program_from_spec(spec.problem, data, load_scale(storage, data))
     balanced = spec.problem.get("class_weight") == "balanced" and data.classes is not None
     return problem_from_spec(spec.problem, data, class_counts(storage, data) if balanced else None)
 
@@ -50,7 +55,7 @@ def check_spec(storage: Storage, spec: JobSpec) -> None:
     """InputError for a job that could not run: everything is checked before anything is stored."""
     problem = open_problem(storage, spec)
     solver = make_solver(spec.solver, spec.settings)
-    solver.check(problem)
+    check_problem(solver, problem)
     if spec.policy not in _POLICIES:
         raise InputError(f"policy must be one of {', '.join(_POLICIES)}, not {spec.policy!r}")
     if spec.workers is not None and spec.workers < 1:
@@ -88,12 +93,14 @@ def run_job(storage: Storage, job: str, watch: Watcher | None = None) -> Result:
         raise
 
 
-def _start(storage: Storage, spec: JobSpec, problem: Problem) -> np.ndarray:
+def _start(storage: Storage, spec: JobSpec, problem: Problem | LinearProgram) -> np.ndarray:
     """The solution of an earlier job as a starting point."""
     assert spec.start is not None
     before = load_result(storage, spec.start)
-    bias = before.intercept_ if problem.intercept else None
-    w = join(before.coef_.T, bias)
+    bias = before.intercept_ if isinstance(problem, Problem) and problem.intercept else None
+    scale = load_scale(storage, problem.data)
+    # coefficients of results are for columns as they came
+    w = join((before.coef_ if scale is None or scale.size != before.coef_.shape[-1] else before.coef_ * scale).T, bias)
     if w.size != problem.n_parameters:
         raise InputError(f"job {spec.start!r} has {w.size} parameters, this problem {problem.n_parameters}")
     return w
@@ -111,7 +118,7 @@ class _Run:
         storage, spec = self.store.storage, self.spec
         problem = open_problem(storage, spec)
         solver = make_solver(spec.solver, spec.settings)
-        solver.check(problem)
+        check_problem(solver, problem)
         scratch = MemoryStorage()
         memo = memo_bytes(problem.data.n_rows, problem.n_outputs)
         with LocalExecutor(Worker(storage, scratch, memo), spec.workers) as executor:
@@ -121,7 +128,7 @@ class _Run:
             with ctx.session():
                 return self._steps(solver, problem, ctx)
 
-    def _steps(self, solver: Solver, problem: Problem, ctx: Runtime) -> Result:
+    def _steps(self, solver: Solver, problem: Problem | LinearProgram, ctx: Runtime) -> Result:
         job = self.spec.id
         began = time.perf_counter()
         before = self.store.events(job)
@@ -171,7 +178,12 @@ class _Run:
             self.watch(row)
 
     def _result(
-        self, solver: Solver, problem: Problem, state: State, seconds: Mapping[str, float], cancelled: bool
+        self,
+        solver: Solver,
+        problem: Problem | LinearProgram,
+        state: State,
+        seconds: Mapping[str, float],
+        cancelled: bool,
     ) -> Result:
         return make_result(
             self.spec.id,

@@ -33,6 +33,11 @@ class LinearProgram:
     c: Vector
 
     @property
+    def n_outputs(self) -> int:
+        """Columns of Ax."""
+        return 1
+
+    @property
     def n_parameters(self) -> int:
         return self.data.n_features
 

@@ -15,6 +15,7 @@ from scipy import sparse, special
 from coordinator.data.blocks import load_scale
 from coordinator.errors import ConflictError, InputError, JobError, KeyMissingError
 from coordinator.kernels import split
+from coordinator.linear_program import KIND, LinearProgram
 from coordinator.problem import Problem
 from coordinator.storage import Storage
 
@@ -27,11 +28,13 @@ class Result:
 
     Attributes
     ----------
+    loss : its name; "linear-program" for one, whose solution x is coef_.
     coef_ : (d,), or (K, d) for multi-class losses, for columns as they were before any scaling on import.
     intercept_ : number, or (K,); 0 without an intercept.
     classes_ : labels in the order of K, the second being positive for binary losses; None for numeric targets.
     n_iter_, converged, reason : iterations; whether the tolerance was reached; the end in words.
-    objective, residual, relative : at the solution; `relative` is the residual over the first one.
+    objective, residual, relative : at the solution; `relative` is the residual over the first one. For solver
+        interior-point, `residual` is the duality gap (inf where none is known), `relative` is it over 1 + |objective|.
     history : one row of figures an iteration.
     chosen : what a solver that chooses has chosen, on what figures, and the sketches it used.
     seconds : time by kind of phase, coordinator's linear algebra, and "total" (of all runs, if resumed).
@@ -63,7 +66,9 @@ class Result:
         return np.asarray(X @ self.coef_.T + self.intercept_)
 
     def predict(self, X: Array | sparse.csr_matrix) -> Array:
-        """Labels for losses with classes, means for Poisson, else z; (n,)."""
+        """Labels for losses with classes, means for Poisson, else z; (n,). InputError for a linear program."""
+        if self.loss == KIND:
+            raise InputError("a linear program predicts nothing: its solution x is coef_ (`overcast result --save`)")
         z = self.decision_function(X)
         if self.classes_ is None:
             return np.exp(z) if self.loss == "poisson" else z
@@ -84,26 +89,32 @@ class Result:
 def make_result(
     job: str,
     solver: str,
-    problem: Problem,
+    problem: Problem | LinearProgram,
     storage: Storage,
     w: NDArray[np.float64],
     **figures: Any,
 ) -> Result:
     """The result at the flat parameter `w`, with column scaling undone."""
-    coefficients, bias = split(w, problem.n_rows_of_w, problem.intercept)
+    intercept = isinstance(problem, Problem) and problem.intercept
+    coefficients, bias = split(w, problem.data.n_features + int(intercept), intercept)
     scale = load_scale(storage, problem.data)
     if scale is not None:
         coefficients = coefficients / (scale if coefficients.ndim == 1 else scale[:, None])
     return Result(
         job=job,
         solver=solver,
-        loss=problem.loss.name,
+        loss=KIND if isinstance(problem, LinearProgram) else problem.loss.name,
         coef_=np.ascontiguousarray(coefficients.T),
-        intercept_=np.array(bias) if coefficients.ndim == 2 and problem.intercept else float(np.max(bias)),
-        classes_=problem.data.classes if problem.loss.target in {"binary", "multiclass"} else None,
+        intercept_=np.array(bias) if coefficients.ndim == 2 and intercept else float(np.max(bias)),
+        classes_=_classes(problem),
         features=problem.data.features,
         **figures,
     )
+
+
+def _classes(problem: Problem | LinearProgram) -> tuple[Any, ...] | None:
+    fitted = isinstance(problem, Problem) and problem.loss.target in {"binary", "multiclass"}
+    return problem.data.classes if fitted else None
 
 
 def save_result(storage: Storage, result: Result) -> None:

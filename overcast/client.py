@@ -18,6 +18,7 @@ from coordinator.data.importing import ImportReport, Progress
 from coordinator.driver import Watcher, check_spec, run_job
 from coordinator.errors import InputError
 from coordinator.jobs import JobSpec, JobStore, new_id
+from coordinator.linear_program import KIND, cost_vector
 from coordinator.losses import Loss, loss_from_spec
 from coordinator.problem import Penalty
 from coordinator.results import Result
@@ -26,6 +27,7 @@ from overcast import store as stores
 from overcast.handle import JobHandle
 
 SOLVER: Final = "oversketched-newton"
+PROGRAMS: Final = "interior-point"
 
 
 class Client:
@@ -82,12 +84,13 @@ class Client:
         self,
         data: Any,
         *,
-        loss: str | Mapping[str, Any] | Loss,
+        loss: str | Mapping[str, Any] | Loss | None = None,
+        c: Any = None,
         l2: float = 0.0,
         l1: float = 0.0,
         intercept: bool = True,
         class_weight: Any = None,
-        solver: str = SOLVER,
+        solver: str | None = None,
         workers: int | None = None,
         start: str | JobHandle | None = None,
         id: str | None = None,  # noqa: A002  the word users know
@@ -105,9 +108,14 @@ class Client:
         data : name of a data set, path of a file (imported first, under its name), or (X, y) or (X, y, weight)
             of arrays or a frame (imported first, under a name made of their content).
         loss : name, {"name": ..., options}, or instance of a registered class.
+        c : instead of a loss: the cost of a linear program, (d,). It is min c'x subject to Ax <= b, the rows of the
+            data being those of A and their targets b; x is free, so that bounds are rows too, x_j >= 0 being -e_j with
+            target 0. An equality is no pair of rows: the inside must not be empty. The solution x is the result's
+            `coef_`; `reason` says so where there is none, beginning with "infeasible", "no interior" or "unbounded".
         l2, l1 : penalties l2/2 |w|^2 + l1 |w|_1, per unit of weight; the intercept is not penalised.
         class_weight : {class: weight}, list in the order of classes, or "balanced".
-        solver, settings : name in the registry (`overcast solvers`), and its settings, such as tol, max_iter, seed.
+        solver, settings : name in the registry (`overcast solvers`; default: oversketched-newton, for linear programs
+            interior-point), and its settings, such as tol, max_iter, seed.
         workers : threads; None: all cores.
         start : earlier job (or its id) to start from the solution of.
         id : of the job; default: made of the time.
@@ -119,6 +127,7 @@ class Client:
         handle = self.prepare(
             data,
             loss,
+            c=c,
             l2=l2,
             l1=l1,
             intercept=intercept,
@@ -139,12 +148,13 @@ class Client:
         self,
         data: Any,
         *,
-        loss: str | Mapping[str, Any] | Loss,
+        loss: str | Mapping[str, Any] | Loss | None = None,
+        c: Any = None,
         l2: float = 0.0,
         l1: float = 0.0,
         intercept: bool = True,
         class_weight: Any = None,
-        solver: str = SOLVER,
+        solver: str | None = None,
         workers: int | None = None,
         start: str | JobHandle | None = None,
         id: str | None = None,  # noqa: A002  the word users know
@@ -159,6 +169,7 @@ class Client:
         handle = self.prepare(
             data,
             loss,
+            c=c,
             l2=l2,
             l1=l1,
             intercept=intercept,
@@ -175,13 +186,14 @@ class Client:
     def prepare(
         self,
         data: Any,
-        loss: str | Mapping[str, Any] | Loss,
+        loss: str | Mapping[str, Any] | Loss | None = None,
         *,
+        c: Any = None,
         l2: float = 0.0,
         l1: float = 0.0,
         intercept: bool = True,
         class_weight: Any = None,
-        solver: str = SOLVER,
+        solver: str | None = None,
         settings: Mapping[str, Any] | None = None,
         workers: int | None = None,
         start: str | JobHandle | None = None,
@@ -196,10 +208,14 @@ class Client:
         in for the job go again when it cannot be made.
         """
         settings = {key: _plain(value) for key, value in (settings or {}).items()}
-        problem = _problem(loss, l2, l1, intercept, class_weight)
         # what needs no data is checked before data are imported
-        loss_from_spec(problem["loss"])
-        Penalty(l2=problem["l2"], l1=problem["l1"])
+        if c is not None:
+            problem = _program(c, loss, l2, l1, class_weight)
+        else:
+            problem = _problem(loss, l2, l1, intercept, class_weight)
+            loss_from_spec(problem["loss"])
+            Penalty(l2=problem["l2"], l1=problem["l1"])
+        solver = solver or (SOLVER if c is None else PROGRAMS)
         make_solver(solver, settings)
         job = id or new_id()
         self._jobs.check_id(job)
@@ -262,6 +278,8 @@ class Client:
 
 def _problem(loss: Any, l2: Any, l1: Any, intercept: Any, class_weight: Any) -> dict[str, Any]:
     """The problem as JSON."""
+    if loss is None:
+        raise InputError("say what to minimise: a loss, such as loss='logistic', or the cost c of a linear program")
     if isinstance(loss, Loss):
         loss = loss.spec()
     elif isinstance(loss, Mapping):
@@ -277,6 +295,13 @@ def _problem(loss: Any, l2: Any, l1: Any, intercept: Any, class_weight: Any) -> 
         "intercept": _plain(intercept),
         "class_weight": class_weight,
     }
+
+
+def _program(c: Any, loss: Any, l2: Any, l1: Any, class_weight: Any) -> dict[str, Any]:
+    """The linear program as JSON."""
+    if loss is not None or l2 or l1 or class_weight is not None:
+        raise InputError("a linear program has its cost c only: give no loss, l1, l2 or class_weight with it")
+    return {"kind": KIND, "c": cost_vector(c).tolist()}
 
 
 def _plain(value: Any) -> Any:

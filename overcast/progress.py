@@ -44,7 +44,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "iteration": str(row["iteration"]),
         "objective": f"{row['objective']:.8g}",
-        "rel. gradient": f"{row['relative']:.2e}",
+        "relative": f"{row['relative']:.2e}",
         "step": "" if row.get("step") is None else f"{row['step']:.3g}",
         "how": how(row),
         "passes": f"{row.get('passes', 0):g}",
@@ -75,12 +75,15 @@ class SolveProgress:
     Parameters
     ----------
     title : said first.
-    tol : the relative gradient that ends the job, for the ETA; None: not known.
+    tol : the relative gradient (or what `measure` says) that ends the job, for the ETA; None: not known.
     quiet : show nothing.
     """
 
-    def __init__(self, title: str, tol: float | None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, title: str, tol: float | None, *, quiet: bool = False, measure: str = "relative gradient"
+    ) -> None:
         self.title = title
+        self.measure = measure
         self.tol = tol
         self.quiet = quiet
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=max(ROWS, WINDOW))
@@ -125,7 +128,7 @@ class SolveProgress:
         self._unsaid = None
         said = cells(row)
         parts = [f"iteration {said['iteration']}", f"objective {said['objective']}"]
-        parts.append(f"relative gradient {said['rel. gradient']}")
+        parts.append(f"{self.measure} {said['relative']}")
         parts += [f"step {said['step']}"] if said["step"] else []
         parts += [said["how"]] if said["how"] else []
         parts.append(f"{said['seconds']} s")
@@ -143,9 +146,10 @@ class SolveProgress:
         from rich.text import Text
 
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        names = ("iteration", "objective", "rel. gradient", "step", "how", "passes", "seconds")
+        names = ("iteration", "objective", "relative", "step", "how", "passes", "seconds")
         for name in names:
-            table.add_column(name, justify="left" if name == "how" else "right")
+            title = self.measure.replace("relative", "rel.") if name == "relative" else name
+            table.add_column(title, justify="left" if name == "how" else "right")
         for row in list(self.rows)[-ROWS:]:
             table.add_row(*(Text(text) for text in cells(row).values()))
         left = self._eta()

@@ -9,6 +9,17 @@ import numpy as np
 
 from coordinator.jobs import JobSpec
 from coordinator.results import Result
+from coordinator.solvers import SOLVERS
+
+
+def measure(solver: str) -> str:
+    """What `relative` says of a solver's iterates, which `tol` is compared with."""
+    return str(getattr(SOLVERS.get(solver), "measure", "relative gradient"))
+
+
+def asked(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a job's problem, long vectors by their length."""
+    return {k: f"{len(v):,} numbers" if k == "c" else v for k, v in problem.items() if v is not None}
 
 
 def facts(result: Result, spec: JobSpec | None = None) -> dict[str, Any]:
@@ -48,7 +59,7 @@ def words(result: Result, spec: JobSpec | None = None) -> dict[str, str]:
     out["ended"] = result.reason
     out["iterations"] = f"{result.n_iter_}, with {result.passes:g} passes over the data"
     out["objective"] = f"{result.objective:.10g}"
-    out["relative gradient"] = f"{result.relative:.2e}"
+    out[measure(result.solver)] = f"{result.relative:.2e}"
     out["coefficients"] = f"{result.coef_.size:,}, {np.count_nonzero(result.coef_):,} not zero"
     out["seconds"] = f"{total:.2f}" + (f" ({split})" if split else "")
     out["solver"] = result.solver

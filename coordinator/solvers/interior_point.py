@@ -88,6 +88,7 @@ class InteriorPoint:
     name: ClassVar[str] = "interior-point"
     summary: ClassVar[str] = "linear programs, and the lasso with more columns than rows, to a duality gap"
     state: ClassVar[type[BarrierState]] = BarrierState
+    measure: ClassVar[str] = "relative gap"  # what `relative` of its states is
 
     tol: float = setting(1e-8, "stop at a duality gap of tol x (1 + |objective|)")
     max_iter: int = setting(500, "Newton steps, both phases together")
