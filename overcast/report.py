@@ -41,7 +41,7 @@ class Story:
     ----------
     events : one row of figures an iteration.
     bars, restarts : the timeline in seconds, and the times on it at which the job was resumed.
-    tol : relative gradient that ends the job, if its solver has one.
+    tol : relative gradient (or gap) that ends the job, if its solver has one.
     result : None while there is none.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from overcast.summary import words
+from overcast.summary import asked, measure, words
 
 if TYPE_CHECKING:
     from overcast.report import Story
@@ -97,7 +97,7 @@ def _head(story: Story) -> str:
     if result is not None and status.state == "done":
         word, tone = ("converged", "good") if result.converged else ("not converged", "warn")
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(story.spec.created))
-    loss = story.spec.problem.get("loss")
+    loss = story.spec.problem.get("loss", story.spec.problem.get("kind"))
     name = loss.get("name") if isinstance(loss, Mapping) else loss
     text = f"{name} on {story.spec.data} by {story.spec.solver}, submitted {when}"
     return (
@@ -117,7 +117,7 @@ def _tiles(story: Story) -> str:
     if objective is not None:
         tiles.append(("objective", f"{objective:.6g}"))
     if relative is not None:
-        tiles.append(("relative gradient", f"{relative:.1e}"))
+        tiles.append((measure(story.spec.solver), f"{relative:.1e}"))
     body = "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in tiles)
     return f'<div class="tiles">{body}</div>'
 
@@ -164,7 +164,7 @@ def _choices(chosen: Mapping[str, Any]) -> str:
 
 def _settings(story: Story) -> dict[str, Any]:
     spec = story.spec
-    out: dict[str, Any] = {"data": spec.data, **spec.problem, "solver": spec.solver, **spec.settings}
+    out: dict[str, Any] = {"data": spec.data, **asked(spec.problem), "solver": spec.solver, **spec.settings}
     out |= {"workers": spec.workers or "all cores", "policy": spec.policy, "start": spec.start}
     return {key: value for key, value in out.items() if value is not None}
 

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from overcast.summary import measure
+
 if TYPE_CHECKING:
     from overcast.report import Bar, Story
 
@@ -65,7 +67,7 @@ def plots(story: Story) -> dict[str, str]:
 def _said(story: Story) -> str:
     first, last = story.events[0], story.events[-1]
     return (
-        f"relative gradient from {first['relative']:.2g} to {last['relative']:.2g} "
+        f"{measure(story.spec.solver)} from {first['relative']:.2g} to {last['relative']:.2g} "
         f"in {last['iteration']} iterations and {last['seconds']:.2f} seconds"
     )
 
@@ -95,7 +97,7 @@ def _convergence(story: Story) -> Figure:
         if story.tol is not None:
             axes.axhline(story.tol, color=BAD, linewidth=1, linestyle="--")
         axes.set_xlabel(label)
-        axes.set_title("relative gradient")
+        axes.set_title(measure(story.spec.solver))
     if strategies:
         left.legend(fontsize=8.5)
     right.plot(iterations, [row["objective"] for row in rows], "o-", ms=0.75 * size, color=COLOURS[0])

@@ -151,14 +151,16 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"spec": asdict(spec), "status": asdict(status)})
         return 0
+    from overcast.summary import asked, measure
+
     facts = {"job": spec.id, "state": status.state, "message": status.message, "data": spec.data}
-    facts |= {key: str(value) for key, value in spec.problem.items() if value is not None}
+    facts |= {key: str(value) for key, value in asked(spec.problem).items()}
     facts |= {"solver": spec.solver, **{f"  {key}": str(value) for key, value in spec.settings.items()}}
     facts |= {"workers": str(spec.workers or "all cores"), "iteration": str(status.iteration)}
     if status.objective is not None:
         facts["objective"] = f"{status.objective:.10g}"
     if status.relative is not None:
-        facts["relative gradient"] = f"{status.relative:.2e}"
+        facts[measure(spec.solver)] = f"{status.relative:.2e}"
     facts["seconds"] = _seconds(status)
     facts["created"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(spec.created))
     print_facts({key: value for key, value in facts.items() if value != ""})
@@ -179,12 +181,14 @@ def _wait(args: argparse.Namespace) -> int:
     from coordinator.solvers import make_solver
     from overcast.commands.solving import show_end
     from overcast.progress import SolveProgress
+    from overcast.summary import measure
 
     handle = open_job(args, args.job)
     spec = handle.spec
+    title = f"job {handle.id}: {spec.solver} on {spec.data}"
     tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
     try:
-        with SolveProgress(f"job {handle.id}: {spec.solver} on {spec.data}", tol, quiet=args.quiet) as progress:
+        with SolveProgress(title, tol, quiet=args.quiet, measure=measure(spec.solver)) as progress:
             for row in handle.stream(args.timeout):
                 progress(row)
     except TimeoutError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.errors import InputError
@@ -34,24 +35,31 @@ def add_commands(commands: Commands) -> None:
         """overcast solve a9a --loss logistic --l2 1e-4
         overcast solve train.csv.gz --label price --loss squared --l2 1e-3 --scale std
         overcast solve a9a --loss logistic --solver lbfgs --set memory=20 --tol 1e-8
+        overcast solve constraints.csv --cost cost.csv
         overcast solve --resume""",
         _solve,
-        about=" A file is imported first, under its name. Exit code 4: ended without converging.",
+        about=" A file is imported first, under its name. Exit code 4: ended without converging.\nThe rows of a linear "
+        "program's data are those of A, their targets b; bounds on x are rows too.",
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help="a data set of the store, or a file")
     parser.add_argument("--loss", metavar="NAME", help="logistic, softmax, squared, poisson, huber, squared-hinge")
     parser.add_argument(
         "--loss-option", action="append", default=[], metavar="KEY=VALUE", help="option of the loss, such as delta=2"
     )
+    parser.add_argument(
+        "--cost", metavar="FILE", help="linear program min c'x, Ax <= b instead of a loss: c as .npy or numbers in text"
+    )
     parser.add_argument("--l2", type=float, default=0.0, metavar="X", help="penalty X/2 |w|^2 (default: 0)")
     parser.add_argument("--l1", type=float, default=0.0, metavar="X", help="penalty X |w|_1 (default: 0)")
     parser.add_argument("--no-intercept", action="store_true", help="fit no intercept")
     parser.add_argument("--class-weight", metavar="W", help="balanced, or class=weight,class=weight")
-    parser.add_argument("--solver", metavar="NAME", help="see `overcast solvers` (default: oversketched-newton)")
+    parser.add_argument(
+        "--solver", metavar="NAME", help="see `overcast solvers` (default: oversketched-newton, or interior-point)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="a setting of the solver"
     )
-    parser.add_argument("--tol", type=float, metavar="X", help="stop at this gradient norm relative to the first")
+    parser.add_argument("--tol", type=float, metavar="X", help="stop at this relative gradient, or gap")
     parser.add_argument("--max-iter", type=int, metavar="N", help="most iterations")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the solver's random streams")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
@@ -85,12 +93,13 @@ def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
     from coordinator.driver import run_job
     from coordinator.solvers import make_solver
     from overcast.progress import SolveProgress
+    from overcast.summary import measure
 
     spec = handle.spec
     tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
     title = f"job {handle.id}: {spec.solver} on {spec.data}"
     try:
-        with SolveProgress(title, tol, quiet=args.quiet) as progress:
+        with SolveProgress(title, tol, quiet=args.quiet, measure=measure(spec.solver)) as progress:
             for row in handle.events():
                 progress.rows.append(row)
             result = run_job(handle.storage, handle.id, progress)
@@ -139,13 +148,27 @@ def _resumed(args: argparse.Namespace) -> JobHandle:
     return handle
 
 
+def _cost(path: Path) -> Any:
+    """The numbers of a .npy file, or of a text between commas, spaces and line ends."""
+    import numpy as np
+
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        return [float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a vector of numbers ({error})") from None
+
+
 def _created(args: argparse.Namespace) -> JobHandle:
     if args.data is None:
         raise InputError("no data: name a data set or a file, or say --resume")
-    if args.loss is None:
-        raise InputError("no --loss: say what to minimise, such as --loss logistic or --loss squared")
+    if args.loss is None and args.cost is None:
+        raise InputError("no --loss: say what to minimise, such as --loss logistic, or a linear program by --cost FILE")
     from overcast import store as stores
-    from overcast.client import SOLVER, Client
+    from overcast.client import Client
     from overcast.progress import import_progress
 
     settings = pairs(args.settings, "--set")
@@ -160,11 +183,12 @@ def _created(args: argparse.Namespace) -> JobHandle:
         return client.prepare(
             args.data,
             {"name": args.loss, **pairs(args.loss_option, "--loss-option")} if args.loss_option else args.loss,
+            c=None if args.cost is None else _cost(Path(args.cost)),
             l2=args.l2,
             l1=args.l1,
             intercept=not args.no_intercept,
             class_weight=weight,
-            solver=args.solver or SOLVER,
+            solver=args.solver,
             settings=settings,
             workers=args.workers,
             start=args.start,

@@ -17,7 +17,7 @@ import pytest
 
 import overcast
 from coordinator.jobs import JobStore
-from coordinator.losses import LOSSES
+from coordinator.losses import public_losses
 from coordinator.solvers import SOLVERS
 from coordinator.storage import FileStorage
 from overcast.cli import main, make_parser
@@ -404,7 +404,7 @@ def test_solvers(cli):
             assert {"name", "type", "default", "help"} <= setting.keys()
             assert setting["help"], (solver["name"], setting["name"])
     ran = cli("solvers")
-    for name in (*SOLVERS, *LOSSES):
+    for name in (*SOLVERS, *public_losses()):
         assert name in ran.out
     ran = cli("solvers", "lbfgs")
     assert "memory" in ran.out
