@@ -113,6 +113,7 @@ class _Run:
     watch: Watcher | None
     _checked: float = 0.0
     _stop: bool = False
+    _resumed: bool = False  # whether the next event is the first of a run that goes on
 
     def run(self) -> Result:
         storage, spec = self.store.storage, self.spec
@@ -133,6 +134,8 @@ class _Run:
         began = time.perf_counter()
         before = self.store.events(job)
         earlier = float(before[-1]["seconds"]) if before else 0.0
+        ctx.began = began - earlier  # task records lie on one axis, whatever the number of runs
+        self._resumed = bool(before)
         state = self.store.load_state(job, solver.state)
         cancelled = False
         try:
@@ -167,9 +170,11 @@ class _Run:
             "seconds": seconds,
             **state.row,
             "arrivals": dict(ctx.arrivals),
+            **({"resumed": True} if self._resumed else {}),
         }
         self.store.save_tasks(job, state.iteration, ctx.records)
-        self.store.save_event(job, state.iteration, row)
+        if self.store.save_event(job, state.iteration, row):
+            self._resumed = False
         self.store.save_state(job, state.iteration, state)
         ctx.records.clear()
         ctx.arrivals.clear()

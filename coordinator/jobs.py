@@ -198,12 +198,13 @@ class JobStore:
         keys = self.storage.list(self.key(job, "states"))
         return checkpoint.from_arrays(kind, self.storage.get_arrays(keys[-1]), keys[-1]) if keys else None
 
-    def save_event(self, job: str, iteration: int, row: Mapping[str, Any]) -> None:
-        """Figures of one iteration; written once."""
+    def save_event(self, job: str, iteration: int, row: Mapping[str, Any]) -> bool:
+        """Figures of one iteration; written once. Whether it was now."""
         try:
             self.storage.put(self.key(job, f"events/{iteration:06d}.json"), _dump(row))
         except ConflictError:
-            return
+            return False
+        return True
 
     def events(self, job: str, since: int = -1) -> list[dict[str, Any]]:
         """Figures of the iterations after `since`, in order."""
@@ -234,7 +235,7 @@ class JobStore:
             return
 
     def tasks(self, job: str) -> list[TaskRecord]:
-        """All task records; seconds since the run began."""
+        """All task records; seconds since the job began, of the time it ran."""
         out = []
         for key in self.storage.list(self.key(job, "tasks")):
             columns = self.storage.get_arrays(key)

@@ -25,7 +25,7 @@ from coordinator.tasks import Arrays, Report, put_once
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """One attempt: seconds since the runtime began, worker and fate ("used", "spare" or the error)."""
+    """One attempt: seconds since `Runtime.began`, worker and fate ("used", "spare" or the error)."""
 
     phase: str
     index: int

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,6 @@ from coordinator.runtime import TaskRecord
 from coordinator.solvers import make_solver
 from coordinator.storage import Storage
 
-RESTART: Final = 0.05  # a record that ends this many seconds before one that was noted earlier belongs to another run
 SLOW: Final = 2.0  # times the median of its phase, and SLOW_BY seconds more than that: a straggler
 SLOW_BY: Final = 0.01
 SLOW_LEAST: Final = 4  # tasks of a phase, for a median to mean anything
@@ -62,25 +62,20 @@ def tell(storage: Storage, job: str) -> Story:
         result: Result | None = load_result(storage, job)
     except JobError:
         result = None
-    bars, restarts = timeline(store.tasks(job))
     tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
-    return Story(spec, store.status(job), store.events(job), bars, restarts, tol, result)
+    events = store.events(job)
+    restarts = [float(before["seconds"]) for before, row in pairwise(events) if row.get("resumed")]
+    return Story(spec, store.status(job), events, timeline(store.tasks(job)), restarts, tol, result)
 
 
-def timeline(records: Sequence[TaskRecord]) -> tuple[list[Bar], list[float]]:
-    """Task records as bars on one time axis: each run's clock begins at 0, so later runs are moved behind earlier."""
+def timeline(records: Sequence[TaskRecord]) -> list[Bar]:
+    """Task records as bars, with a mark on those that are out of the ordinary."""
     durations: dict[str, list[float]] = {}
     for record in records:
         durations.setdefault(record.phase, []).append(record.ended - record.started)
     limits = {phase: _limit(values) for phase, values in durations.items()}
     bars: list[Bar] = []
-    restarts: list[float] = []
-    shift, last = 0.0, 0.0
     for record in records:
-        if record.ended + shift < last - RESTART:
-            shift = last
-            restarts.append(last)
-        last = max(last, record.ended + shift)
         if record.fate not in {"used", "spare"}:
             mark = "failed"
         elif record.fate == "spare":
@@ -89,9 +84,8 @@ def timeline(records: Sequence[TaskRecord]) -> tuple[list[Bar], list[float]]:
             mark = "retry"
         else:
             mark = "straggler" if record.ended - record.started > limits[record.phase] else ""
-        kind = record.phase.split("#", 1)[0]
-        bars.append(Bar(kind, record.worker, record.started + shift, record.ended + shift, mark))
-    return bars, restarts
+        bars.append(Bar(record.phase.split("#", 1)[0], record.worker, record.started, record.ended, mark))
+    return bars
 
 
 def _limit(seconds: Sequence[float]) -> float:

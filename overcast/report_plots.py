@@ -142,7 +142,7 @@ def _timeline(story: Story) -> Figure:
     axes.set_ylim(len(workers) - 0.4, -0.7)
     axes.set_xlim(0, end)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("seconds since the run began")
+    axes.set_xlabel("seconds since the job began" if not story.restarts else "seconds of running")
     figure.legend(handles=keys, loc="outside upper left", ncols=min(len(keys), 7), fontsize=9)
     return figure
 
