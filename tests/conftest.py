@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,19 @@ settings.load_profile("overcast")
 
 if TYPE_CHECKING:
     from infra.emulator.client import Emulator
+    from infra.stack import Stack
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A stage on the emulator; `variables` lead AWS's tools and Overcast's client to it."""
+
+    emulator: Emulator
+    stack: Stack
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**self.emulator.variables, **self.stack.variables()}
 
 
 @pytest.fixture
@@ -86,3 +100,17 @@ def emulator() -> Iterator[Emulator]:
 
     with EmulatorProcess() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def deployment(emulator: Emulator) -> Deployment:
+    """The stack of serverless.yml on the emulator, with the package of this checkout; needs Node.js."""
+    from infra import stack
+    from infra.osls import DeployError, install
+
+    try:
+        install()
+    except DeployError as error:
+        pytest.skip(f"cannot deploy: {error}")
+    stack.build_local()
+    return Deployment(emulator, stack.create(emulator.variables, stack.Options()))

@@ -6,6 +6,7 @@ answers 404 for a missing object to callers who may not list, where S3 answers 4
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Mapping
@@ -57,8 +58,19 @@ def role_variables(role: str, region: str, session: str) -> dict[str, str]:
         return _ROLES[role]
 
 
-def check_lambda(environ: Mapping[str, Any], body: bytes, action: str, resource: str) -> str:
-    """ARN of the caller who signed this request and may do `action`; InvokeError says who may not, or did not sign."""
+def check_lambda(environ: Mapping[str, Any], body: bytes, action: str, resource: str) -> None:
+    """InvokeError where the caller did not sign this request or may not do `action`."""
+    _check(environ, body, {action: {}}, resource)
+
+
+def check_url(environ: Mapping[str, Any], body: bytes, resource: str) -> str:
+    """ARN of the caller, who needs both permissions that function URLs ask for; InvokeError as above."""
+    via = {"lambda:invokedviafunctionurl": "true"}
+    return _check(environ, body, {"InvokeFunctionUrl": {}, "InvokeFunction": via}, resource)
+
+
+def _check(environ: Mapping[str, Any], body: bytes, needs: Mapping[str, Mapping[str, str]], resource: str) -> str:
+    """ARN of the caller, once the signature is right and IAM allows each action in its context."""
     from moto.core.exceptions import SignatureDoesNotMatchError
     from moto.iam.access_control import IAMRequest
     from werkzeug.exceptions import HTTPException
@@ -76,7 +88,7 @@ def check_lambda(environ: Mapping[str, Any], body: bytes, action: str, resource:
             data={},
             body=body,
             headers=headers,
-            action=action,
+            action=next(iter(needs)),
         )
         request.check_signature()
     except SignatureDoesNotMatchError:
@@ -86,19 +98,31 @@ def check_lambda(environ: Mapping[str, Any], body: bytes, action: str, resource:
         message = "The security token included in the request is invalid."
         raise InvokeError(403, "UnrecognizedClientException", message) from None
     arn = str(request._access_key.arn)  # noqa: SLF001
-    if not allowed(_documents(request), f"lambda:{action}", resource, {}):
-        message = (
-            f"User: {arn} is not authorized to perform: lambda:{action} on resource: {resource} "
-            f"because no identity-based policy allows the lambda:{action} action"
-        )
-        raise InvokeError(403, "AccessDeniedException", message)
+    documents = _documents(request)
+    for action, context in needs.items():
+        if not allowed(documents, f"lambda:{action}", resource, context):
+            message = (
+                f"User: {arn} is not authorized to perform: lambda:{action} on resource: {resource} "
+                f"because no identity-based policy allows the lambda:{action} action"
+            )
+            raise InvokeError(403, "AccessDeniedException", message)
     return arn
 
 
 def _documents(request: Any) -> list[Document]:
-    from moto.iam.access_control import IAMPolicy
+    return [_document(policy) for policy in request._access_key.collect_policies()]  # noqa: SLF001
 
-    return [IAMPolicy(policy)._policy_json for policy in request._access_key.collect_policies()]  # noqa: SLF001
+
+def _document(policy: Any) -> Document:
+    """The policy document that moto keeps as JSON, as a mapping, as a mapping around it, or as a model of its own."""
+    while not isinstance(policy, Mapping) or "Statement" not in policy:
+        if isinstance(policy, str):
+            policy = json.loads(policy)
+        elif isinstance(policy, Mapping):
+            policy = policy["policy_document"]
+        else:
+            policy = next(version for version in policy.versions if version.is_default).document
+    return policy
 
 
 def _authorize_moto(self: Any, iam_request_cls: Any, resource: str = "*") -> None:

@@ -1,7 +1,7 @@
 """What moto's CloudFormation lacks for our stack.
 
-Adds AWS::Lambda::Url, AWS::Lambda::EventInvokeConfig and AWS::S3::BucketPolicy; keeps the properties of functions that
-moto drops; refreshes a stack's outputs after an update.
+Adds AWS::Lambda::Url, AWS::Lambda::EventInvokeConfig, AWS::S3::BucketPolicy and AWS::CloudWatch::Alarm; keeps the
+properties of functions that moto drops; refreshes a stack's outputs after an update.
 """
 
 from __future__ import annotations
@@ -154,6 +154,25 @@ class BucketPolicy(_Resource, CloudFormationModel):  # type: ignore[misc]
             document = {**given["PolicyDocument"], "Statement": kept}
             s3_backends[account_id]["aws"].put_bucket_policy(given["Bucket"], json.dumps(document).encode())
         return cls(given["Bucket"])
+
+
+class Alarm(_Resource, CloudFormationModel):  # type: ignore[misc]
+    """An alarm: kept in name only, for the emulator has no metrics that could set it off."""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::CloudWatch::Alarm"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],  # noqa: ARG003 - moto passes all by name
+        account_id: str,  # noqa: ARG003
+        region_name: str,  # noqa: ARG003
+        **_: Any,
+    ) -> Alarm:
+        return cls(resource_name)
 
 
 def _complete(function: Any, given: dict[str, Any]) -> Any:

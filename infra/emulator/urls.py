@@ -43,7 +43,7 @@ def call(
     caller = ""
     if model.url_config.config.get("AuthType") != "NONE":
         try:
-            caller = access.check_lambda(environ, body, "InvokeFunctionUrl", model.function_arn)
+            caller = access.check_url(environ, body, model.function_arn)
         except InvokeError:
             return _plain(403, b'{"Message":"Forbidden"}')
     try:
