@@ -85,7 +85,7 @@ def prox_direction(H: Matrix, g: Vector, w: Vector, lasso: Vector, tol: float = 
         if not (np.any(delta) or rough):
             break
         v[A] = changed
-        moved = A[changed != w[A]]
+        moved = np.flatnonzero(v != w)  # also those that have come to zero and left the set
         r = g + H[:, moved] @ (v[moved] - w[moved])
         active = (v != 0) | (lasso == 0)
     out: Vector = v - w
