@@ -36,16 +36,8 @@ def rows(dtype=np.float32, n=400, d=9):
 def run(solve, case, X, y, weight, **how):
     solver, settings = case
     spec = {"loss": "logistic", "l2": 1e-2}
-    return solve(
-        X,
-        y,
-        spec,
-        solver,
-        classes=(-1.0, 1.0),
-        weight=weight,
-        **{"rows_per_block": 30} | how,
-        **{"max_iter": 8} | settings,
-    )
+    given = {"classes": (-1.0, 1.0), "weight": weight, "rows_per_block": 30, "max_iter": 8} | how | settings
+    return solve(X, y, spec, solver, **given)
 
 
 @cases
