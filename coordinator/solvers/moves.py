@@ -105,7 +105,7 @@ class Move:
         rate = log(max(float(np.linalg.norm(self.point.gradient)), 1e-300))
         rate -= log(max(float(np.linalg.norm(end.gradient)), 1e-300))
         self.state = replace(base, memory=memory, rates=[*base.rates, rate])
-        return self._end(end, step, strategy="lbfgs" if base.diagonal.size else "metric")
+        return self._end(end, step, strategy="lbfgs" if isinstance(metric, Diagonal) else "metric")
 
     def exact(self) -> NewtonState:
         """Newton's step."""
