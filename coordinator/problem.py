@@ -7,7 +7,7 @@ K = 1 except for multi-class losses; solvers see it flattened in C order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,7 +31,8 @@ class Penalty:
 
     def __post_init__(self) -> None:
         for name, value in (("l1", self.l1), ("l2", self.l2)):
-            if not (isinstance(value, int | float) and np.isfinite(value) and value >= 0):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and np.isfinite(value) and value >= 0):
                 raise InputError(f"{name} must be a number >= 0, not {value!r}")
 
 
@@ -139,10 +140,14 @@ def _class_weights(
             if name not in names:
                 raise UnknownNameError("class in class_weight", key, names)
             values[names[name]] = value
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(f"class_weight must be 'balanced', a list or a map of classes, not {given!r}")
     else:
         values = list(given)
         if len(values) != len(classes):
             raise InputError(f"class_weight has {len(values)} entries for {len(classes)} classes")
+    if not all(_is_number(v) for v in values):
+        raise InputError(f"class weights must be numbers: {values}")
     out = tuple(float(v) for v in values)
     if not all(np.isfinite(v) and v >= 0 for v in out) or sum(out) <= 0:
         raise InputError(f"class weights must be finite and >= 0, and not all zero: {list(out)}")
