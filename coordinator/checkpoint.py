@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ _JSON = "json"
 def to_arrays(state: Any) -> dict[str, NDArray[Any]]:
     """Arrays of the state's array fields, and the rest as JSON in a byte array.
 
-    Floats survive JSON exactly; nested dataclasses are flattened under `field/`. Raises TypeError for what is not
-    plain data, which is a mistake of the solver.
+    Floats survive JSON exactly; nested dataclasses and tuples of arrays are flattened under `field/`. Raises TypeError
+    for what is not plain data, which is a mistake of the solver.
     """
     arrays: dict[str, NDArray[Any]] = {}
     plain = _flatten(state, "", arrays)
@@ -44,6 +44,10 @@ def _flatten(state: Any, path: str, arrays: dict[str, NDArray[Any]]) -> dict[str
         name = path + field.name
         if isinstance(value, np.ndarray):
             arrays[name] = value
+        elif isinstance(value, tuple):
+            # of arrays; JSON would make a list of it
+            arrays |= {f"{name}/{i}": item for i, item in enumerate(value)}
+            plain[field.name] = len(value)
         elif is_dataclass(value):
             plain[field.name] = _flatten(value, name + "/", arrays)
         else:
@@ -60,6 +64,9 @@ def _rebuild(kind: type[S], plain: dict[str, Any], path: str, arrays: NamedArray
             values[field.name] = np.array(arrays[name])
             continue
         value = plain[field.name]
+        if get_origin(hints[field.name]) is tuple:
+            values[field.name] = tuple(np.array(arrays[f"{name}/{i}"]) for i in range(value))
+            continue
         nested = next((t for t in (hints[field.name], *get_args(hints[field.name])) if is_dataclass(t)), None)
         if nested is not None and isinstance(value, dict) and isinstance(nested, type):
             value = _rebuild(nested, value, name + "/", arrays)

@@ -174,8 +174,11 @@ def memo_bytes(n_rows: int, n_outputs: int) -> int:
 
 
 def add(total: Array | None, part: Array) -> Array:
-    """A sum that starts from nothing."""
-    return part if total is None else total + part
+    """A sum that starts from nothing; it may be taken in `total`."""
+    if total is None:
+        return part
+    total += part
+    return total
 
 
 def through(
@@ -185,13 +188,16 @@ def through(
 
     Returns z, the sum of r over rows and X'r, both in float64. As little Python as can be stands in the loop.
     """
-    zs, rs, products = [], [], []
+    zs, rs = [], []
+    total: Array | None = None
     for rows, part in parts:
         z = part @ w
         z += bias
         r = derive(z, rows)
         zs.append(z)
         rs.append(r)
-        products.append(left(part, r))
-    sums = np.asarray(np.sum(np.concatenate(rs), axis=0, dtype=np.float64))
-    return np.concatenate(zs), sums, np.asarray(np.sum(products, axis=0, dtype=np.float64))
+        total = add(total, left(part, r).astype(np.float64, copy=False))
+    assert total is not None
+    if len(zs) == 1:
+        return zs[0], np.asarray(np.sum(rs[0], axis=0, dtype=np.float64)), total
+    return np.concatenate(zs), np.asarray(np.sum(np.concatenate(rs), axis=0, dtype=np.float64)), total

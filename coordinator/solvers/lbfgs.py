@@ -21,7 +21,7 @@ from coordinator.solvers.objective import Objective, Vector
 class LbfgsState(base.State):
     """With the curvature pairs, and the diagonal (p,) of the initial Hessian up to a factor."""
 
-    memory: Memory = field(default_factory=lambda: Memory.empty(0))
+    memory: Memory = field(default_factory=Memory)
     metric: NDArray[np.float64] = field(default_factory=lambda: np.ones(0))
 
 
@@ -55,7 +55,7 @@ class Lbfgs:
         if self.initial == "diagonal":
             metric = safe_diagonal(objective.diagonal(point) + objective.ridge)
             common["passes"] = objective.passes
-        return LbfgsState(**common, memory=Memory.empty(problem.n_parameters), metric=metric)
+        return LbfgsState(**common, memory=Memory(), metric=metric)
 
     def step(self, problem: Problem, state: LbfgsState, ctx: Runtime) -> LbfgsState:
         objective = Objective(problem, ctx)
@@ -69,7 +69,7 @@ class Lbfgs:
             if end is None and not len(memory):
                 return base.stalled(objective, state)
             if end is None:
-                memory = Memory.empty(g.size)  # stale pairs: once more from the diagonal
+                memory = Memory()  # stale pairs: once more from the diagonal
         memory = memory.push(end.w - point.w, end.gradient - g, self.memory)
         row = {"step": step, "passes": objective.passes, "pairs": len(memory)}
         return base.advance(objective, state, end, self.tol, self.max_iter, row, memory=memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ Vector = NDArray[np.float64]
 LEAST_CURVATURE: Final = 1e-14  # s'y below this share of |s||y| is rounding, or not convex: the pair is skipped
 
 
-def two_loop(g: Vector, S: NDArray[np.float64], Y: NDArray[np.float64], apply_h0: Callable[[Vector], Vector]) -> Vector:
+def two_loop(g: Vector, S: Sequence[Vector], Y: Sequence[Vector], apply_h0: Callable[[Vector], Vector]) -> Vector:
     """The BFGS inverse Hessian times `g`, without forming it.
 
     Nocedal, "Updating quasi-Newton matrices with limited storage" (Mathematics of Computation 35, 1980).
@@ -22,7 +22,7 @@ def two_loop(g: Vector, S: NDArray[np.float64], Y: NDArray[np.float64], apply_h0
     Parameters
     ----------
     g : (p,).
-    S, Y : (k, p) steps and differences of gradients, oldest first, every s'y > 0; k may be 0.
+    S, Y : k steps and differences of gradients (p,) each, oldest first, every s'y > 0; k may be 0.
     apply_h0 : the initial inverse Hessian times a vector; symmetric positive definite.
 
     Returns
@@ -47,16 +47,12 @@ class Memory:
 
     Attributes
     ----------
-    S : (k, p) steps w_new - w_old, oldest first.
-    Y : (k, p) differences of gradients.
+    S : steps w_new - w_old, (p,) each, oldest first.
+    Y : differences of gradients, (p,) each.
     """
 
-    S: NDArray[np.float64]
-    Y: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls, p: int) -> Memory:
-        return cls(np.zeros((0, p)), np.zeros((0, p)))
+    S: tuple[Vector, ...] = ()
+    Y: tuple[Vector, ...] = ()
 
     def __len__(self) -> int:
         return len(self.S)
@@ -67,7 +63,7 @@ class Memory:
         if not curvature > LEAST_CURVATURE * float(np.linalg.norm(s)) * float(np.linalg.norm(y)):
             return self
         start = max(0, len(self.S) + 1 - limit)
-        return Memory(np.vstack([self.S[start:], s]), np.vstack([self.Y[start:], y]))
+        return Memory((*self.S[start:], s), (*self.Y[start:], y))
 
     def direction(self, g: Vector, h0: Callable[[Vector], Vector]) -> Vector:
         """The descent direction -H g, (p,)."""

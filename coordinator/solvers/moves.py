@@ -48,7 +48,7 @@ class NewtonState(ProximalState):
     chosen : the plan, and what became of it.
     """
 
-    memory: Memory = field(default_factory=lambda: Memory.empty(0))
+    memory: Memory = field(default_factory=Memory)
     average: HessianAverage | None = None
     base_w: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     base_double: bool = False
@@ -97,7 +97,7 @@ class Move:
         p = base.memory.direction(self.point.gradient, metric.solve)
         end, step = line_search(self.objective, self.point, p, self._double())
         if end is None and len(base.memory):
-            base = replace(base, memory=Memory.empty(p.size))
+            base = replace(base, memory=Memory())
             end, step = line_search(self.objective, self.point, -metric.solve(self.point.gradient), self._double())
         if end is None:
             return self._fallback()
@@ -129,11 +129,11 @@ class Move:
         average = self._average()
         with self.objective.ctx.linalg():
             metric = self._dense([average.gram / average.nu])
-        memory = state.memory if average.drift <= GATE_DRIFT else Memory.empty(state.w.size)
+        memory = state.memory if average.drift <= GATE_DRIFT else Memory()
         p = memory.direction(self.point.gradient, metric.solve)
         end, step = line_search(self.objective, self.point, p, self._double())
         if end is None and len(memory):
-            memory = Memory.empty(state.w.size)
+            memory = Memory()
             p = -metric.solve(self.point.gradient)
             end, step = line_search(self.objective, self.point, p, self._double())
         if end is None:
@@ -141,7 +141,7 @@ class Move:
         if GATE_STEP[0] <= step <= GATE_STEP[1]:
             memory = memory.push(end.w - self.point.w, end.gradient - self.point.gradient, MEMORY)
         else:
-            memory = Memory.empty(state.w.size)
+            memory = Memory()
         return self._end(end, step, strategy="averaged", memory=memory, average=average)
 
     def weak(self) -> NewtonState:
@@ -215,7 +215,7 @@ class Move:
             base_double=state.double,
             base_iteration=state.iteration,
             diagonal=np.zeros(0),
-            memory=Memory.empty(state.w.size),
+            memory=Memory(),
             rates=[],
             fresh=min(log(1 / r**0.5), costs.BEST_RATE),
         )
@@ -319,7 +319,7 @@ class Move:
         if end is None:
             reason = "no step decreases the objective: the limit of rounding; a larger tol or l2, or float64 rows, help"
             return replace(self.state, reason=reason, passes=self.state.passes + objective.passes)
-        self.state = replace(self.state, memory=Memory.empty(point.w.size), base_iteration=-1, rates=[])
+        self.state = replace(self.state, memory=Memory(), base_iteration=-1, rates=[])
         return self._end(end, step, strategy="steepest")
 
     def _end(self, end: Point, step: float, strategy: str, **extra: Any) -> NewtonState:

@@ -88,7 +88,7 @@ class OverSketchedNewton:
         dense = bool(problem.penalty.l1) or self._weak(problem)
         plan = costs.make_plan(problem, profile, self.tol, strategy, self.sketch_rows, self.hashes, dense)
         chosen = {"strategy": plan.strategy, "plan": plan.spec(), "sketches": []}
-        return NewtonState(**common, memory=Memory.empty(problem.n_parameters), chosen=chosen)
+        return NewtonState(**common, memory=Memory(), chosen=chosen)
 
     def solution(self, state: NewtonState) -> Vector:
         return state.w

@@ -91,11 +91,13 @@ class Objective:
         inputs = {"w": start.key, "w1": end.key}
         results = self.run("line-search", "glm.search", inputs, double=end.double, steps=list(steps))
         loss, slope = total(results)
-        p = end.w - start.w
-        t = np.asarray(steps)
-        at = start.w[None, :] + t[:, None] * p[None, :]
-        values = loss / self.weight + 0.5 * (at**2 @ self.ridge) + np.abs(at) @ self.lasso
-        return values, slope / self.weight + at @ (self.ridge * p)
+        w, p, t = start.w, end.w - start.w, np.asarray(steps)
+        Rp = self.ridge * p
+        a, b, c = float(w @ (self.ridge * w)), float(w @ Rp), float(p @ Rp)
+        values = loss / self.weight + 0.5 * a + t * b + 0.5 * t * t * c
+        if self.problem.penalty.l1:
+            values += [float(self.lasso @ np.abs(w + step * p)) for step in steps]
+        return values, slope / self.weight + b + t * c
 
     def gradients(self, start: Point, end: Point, steps: Sequence[float]) -> Matrix:
         """Gradients of the smooth part at start + step (end - start), (n_steps, n_parameters): one pass."""

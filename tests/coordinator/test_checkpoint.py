@@ -82,7 +82,7 @@ def test_the_newton_state_with_everything_in_it():
     rng = np.random.default_rng(0)
     G = rng.standard_normal((9, 4))
     average = HessianAverage.start(G.T @ G, np.full(4, 0.1), 9)
-    memory = Memory.empty(4).push(np.ones(4), np.arange(1.0, 5.0), 10)
+    memory = Memory().push(np.ones(4), np.arange(1.0, 5.0), 10)
     state = NewtonState(
         3, rng.standard_normal(4), 0.3, rng.standard_normal(4), True, 1e-3, 1.0, memory=memory, average=average,
         base_w=np.ones(4), base_iteration=2, rates=[0.1, 1 / 3], chosen={"plan": {"rows": 9, "figures": {"read": 0.1}}},
