@@ -72,7 +72,7 @@ def begin(
 ) -> AveragedState:
     """The first state."""
     _, common = base.begin(Objective(problem, ctx), w0, tol)
-    return AveragedState(**common, memory=Memory.empty(problem.n_parameters), chosen=chosen or {})
+    return AveragedState(**common, memory=Memory(), chosen=chosen or {})
 
 
 def averaged_step(
@@ -96,7 +96,7 @@ def averaged_step(
         if float(p @ point.gradient) < 0:
             end, step = line_search(objective, point, p, double, first)
         if end is None and len(memory):
-            memory = Memory.empty(p.size)
+            memory = Memory()
             continue
         break
     if end is None:
@@ -104,7 +104,7 @@ def averaged_step(
     if limits.memory and state.relative < NEAR and GATE[0] <= step / first <= GATE[1]:
         memory = memory.push(end.w - point.w, end.gradient - point.gradient, limits.memory)
     else:
-        memory = Memory.empty(p.size)
+        memory = Memory()
     row = {"step": step, "passes": objective.passes, **averaged.row}
     return base.advance(objective, state, end, limits.tol, limits.max_iter, row, memory=memory, missed=missed)
 
