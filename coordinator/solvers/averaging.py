@@ -40,7 +40,7 @@ class AveragedState(base.State):
     and for solvers that choose what they chose, why, and their warnings.
     """
 
-    memory: Memory = field(default_factory=lambda: Memory.empty(0))
+    memory: Memory = field(default_factory=Memory)
     guard: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     missed: int = 1
     chosen: dict[str, Any] = field(default_factory=dict)
