@@ -22,6 +22,8 @@ from coordinator.phases import Outcome, Phase, PhaseState, StragglerPolicy, Wait
 from coordinator.storage import Storage
 from coordinator.tasks import Arrays, Report, put_once
 
+FEW: Final = 1000  # columns up to which more BLAS threads are not worth their risk (see `Runtime.linalg_threads`)
+
 
 @dataclass(frozen=True)
 class TaskRecord:
@@ -186,10 +188,14 @@ class Runtime:
         )
 
     @contextmanager
-    def linalg(self) -> Iterator[None]:
-        """More BLAS threads for the coordinator's own dense algebra; tasks run with one each."""
+    def linalg(self, columns: int | None = None) -> Iterator[None]:
+        """More BLAS threads for the coordinator's own dense algebra, unless its matrices are known to have few columns.
+
+        Tasks run with one each.
+        """
         began = time.perf_counter()
-        with BLAS.limit(self.linalg_threads or default_workers()):
+        few = columns is not None and columns < FEW
+        with BLAS.limit(1 if few else self.linalg_threads or default_workers()):
             yield
         self.seconds["linear algebra"] = self.seconds.get("linear algebra", 0.0) + time.perf_counter() - began
 

@@ -311,7 +311,7 @@ def _choose_tau(form: Form, state: BarrierState, H: NDArray[np.float64]) -> Barr
     """
     diagonal = np.diag(H)
     proximal = PROXIMAL * (diagonal + diagonal.mean())
-    with form.objective.ctx.linalg():
+    with form.objective.ctx.linalg(len(H)):
         pull = float(form.linear @ factor(H + np.diag(proximal)).solve(form.linear))
     tau = START * float(np.sqrt(form.count / pull)) if pull > 0 else 1.0
     return replace(state, tau=tau, proximal=proximal, anchor=state.x)

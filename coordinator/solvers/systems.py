@@ -70,7 +70,7 @@ def newton_step(
         # projecting first loses no digits where the barrier is stiff across the equality, as for columns not centred
         scale = float(np.trace(dense)) / len(dense) / float(normal @ normal)
         dense = inside(inside(dense).T) + scale * np.outer(normal, normal)
-    with objective.ctx.linalg():
+    with objective.ctx.linalg(len(dense)):
         M = factor(dense)
 
     def solve(r: Vector) -> Vector:
