@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,14 +20,16 @@ from coordinator.phases import Speculate, StragglerPolicy, Wait
 from coordinator.problem import Problem, problem_from_spec
 from coordinator.profile import Profile, measure
 from coordinator.results import Result, load_result, make_result, save_result
-from coordinator.runtime import Runtime
+from coordinator.runtime import Runtime, TaskRecord
 from coordinator.solvers import check_problem, make_solver
 from coordinator.solvers.base import Solver, State
 from coordinator.storage import FileStorage, MemoryStorage, Storage
 from coordinator.tasks import Worker
 
 Watcher = Callable[[Mapping[str, Any]], None]
-_POLICIES: Mapping[str, StragglerPolicy] = {"wait": Wait(), "speculate": Speculate()}
+Replay = Mapping[int, Mapping[str, Sequence[int]]]
+POLICIES: Final[Mapping[str, StragglerPolicy]] = {"wait": Wait(), "speculate": Speculate()}
+CANCELLED: Final = "cancelled"
 
 
 def class_counts(storage: Storage, data: RowBlocks) -> dict[str, float]:
@@ -40,32 +43,43 @@ def class_counts(storage: Storage, data: RowBlocks) -> dict[str, float]:
     return {str(c): float(n) for c, n in zip(classes, counts, strict=True)}
 
 
-def open_problem(storage: Storage, spec: JobSpec) -> Problem | LinearProgram:
-    """The problem of a job, checked against its data."""
+Counter = Callable[[RowBlocks], Mapping[str, float]]
+
+
+def open_problem(storage: Storage, spec: JobSpec, counts: Counter | None = None) -> Problem | LinearProgram:
+    """The problem of a job, checked against its data; `counts` gives the rows of each class where they are needed."""
     data = open_data(storage, spec.data)
     if "kind" in spec.problem:
         if spec.problem["kind"] != KIND:
             raise UnknownNameError("kind of problem", spec.problem["kind"], (KIND,))
         return program_from_spec(spec.problem, data, load_scale(storage, data))
     balanced = spec.problem.get("class_weight") == "balanced" and data.classes is not None
-    return problem_from_spec(spec.problem, data, class_counts(storage, data) if balanced else None)
+    counts = counts or partial(class_counts, storage)
+    return problem_from_spec(spec.problem, data, counts(data) if balanced else None)
 
 
-def check_spec(storage: Storage, spec: JobSpec) -> None:
-    """InputError for a job that could not run: everything is checked before anything is stored."""
-    problem = open_problem(storage, spec)
+def check_spec(storage: Storage, spec: JobSpec) -> Problem | LinearProgram:
+    """The problem; InputError for a job that could not run: everything is checked before anything is stored."""
+    # any counts will do to check with: the rows need not be read
+    problem = open_problem(storage, spec, lambda data: {str(c): 1.0 for c in data.classes or ()})
     solver = make_solver(spec.solver, spec.settings)
     check_problem(solver, problem)
-    if spec.policy not in _POLICIES:
-        raise InputError(f"policy must be one of {', '.join(_POLICIES)}, not {spec.policy!r}")
+    if spec.policy not in POLICIES:
+        raise InputError(f"policy must be one of {', '.join(POLICIES)}, not {spec.policy!r}")
     if spec.workers is not None and spec.workers < 1:
         raise InputError(f"workers must be >= 1, not {spec.workers}")
+    for name, value in (("max_cost", spec.max_cost), ("deadline", spec.deadline)):
+        if value is not None and not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a number above 0, not {value!r}")
     if spec.start is not None:
         _start(storage, spec, problem)
+    return problem
 
 
-def run_job(storage: Storage, job: str, watch: Watcher | None = None) -> Result:
+def run_job(storage: Storage, job: str, watch: Watcher | None = None, replay: Replay | None = None) -> Result:
     """Run or resume `job` here, to its end; `watch` is given each iteration's figures.
+
+    `replay` names, by iteration and phase, the results to use, as the "arrivals" of another run's events do.
 
     Returns the result, also of a cancelled job (its best iterate so far) and of one that had ended before. Raises
     JobError when the job runs already, in this process or another, or has ended without a result, and CancelledError
@@ -81,7 +95,7 @@ def run_job(storage: Storage, job: str, watch: Watcher | None = None) -> Result:
     if isinstance(storage, FileStorage):
         storage.sweep(f"jobs/{job}")  # of a run before that was killed after this store was opened
     try:
-        return _Run(store, spec, watch).run()
+        return _run_here(store, spec, watch, replay or {})
     except KeyboardInterrupt:
         store.update(job, state="interrupted", pid=None, message="interrupted; resume it")
         raise
@@ -106,81 +120,143 @@ def _start(storage: Storage, spec: JobSpec, problem: Problem | LinearProgram) ->
     return w
 
 
+def _run_here(store: JobStore, spec: JobSpec, watch: Watcher | None, replay: Replay) -> Result:
+    problem = open_problem(store.storage, spec)
+    scratch = MemoryStorage()
+    memo = memo_bytes(problem.data.n_rows, problem.n_outputs)
+    with LocalExecutor(Worker(store.storage, scratch, memo), spec.workers) as executor:
+        ctx = Runtime(executor, scratch, policy=POLICIES[spec.policy], stopped=Stops(store, spec))
+        profile = Profile(**spec.profile) if spec.profile is not None else measure(spec.workers)
+        update = partial(store.update, spec.id)
+        result = Loop(store, spec, ctx, profile, update, watch, replay=replay).run(problem)
+    assert result is not None  # nobody asked it to leave
+    return result
+
+
 @dataclass
-class _Run:
+class Stops:
+    """Whether to stop, and why: somebody cancelled the job, or its deadline has passed."""
+
     store: JobStore
     spec: JobSpec
-    watch: Watcher | None
+    every: float = 0.2  # seconds: a look at the store costs more than a small task
     _checked: float = 0.0
-    _stop: bool = False
+    _reason: str | None = None
+
+    def __call__(self) -> str | None:
+        now = time.perf_counter()
+        if self._reason is None and now - self._checked > self.every:
+            self._checked = now
+            self._reason = self.look()
+        return self._reason
+
+    def look(self) -> str | None:
+        """The reason to stop now, or None."""
+        if self.store.cancelled(self.spec.id):
+            return CANCELLED
+        if self.spec.deadline is not None and time.time() > self.spec.deadline:
+            return "stopped at its deadline"
+        return None
+
+
+@dataclass
+class Loop:
+    """Steps of one job's solver, from its newest checkpoint on, on a runtime that is given.
+
+    Attributes
+    ----------
+    update : changes fields of the job's status.
+    watch : is given each iteration's figures.
+    root : key prefix of what a step stores.
+    leave : asked between steps, given the seconds of the longest: whether another process is to do the rest.
+    replay : iteration -> phase -> the results to use, as events hold them, to repeat a run bit for bit.
+    run_id : tells the task records of this run from those of others that got no further.
+    """
+
+    store: JobStore
+    spec: JobSpec
+    ctx: Runtime
+    profile: Profile
+    update: Callable[..., object]
+    watch: Watcher | None = None
+    root: str = ""
+    leave: Callable[[float], bool] = lambda longest: False  # noqa: ARG005
+    replay: Replay = field(default_factory=dict)
+    run_id: str = ""
+    _began: float = 0.0
     _resumed: bool = False  # whether the next event is the first of a run that goes on
 
-    def run(self) -> Result:
-        storage, spec = self.store.storage, self.spec
-        problem = open_problem(storage, spec)
-        solver = make_solver(spec.solver, spec.settings)
+    def run(self, problem: Problem | LinearProgram) -> Result | None:
+        """The result, also of a job that was stopped, its best iterate so far; None when it is left to another."""
+        solver = make_solver(self.spec.solver, self.spec.settings)
         check_problem(solver, problem)
-        scratch = MemoryStorage()
-        memo = memo_bytes(problem.data.n_rows, problem.n_outputs)
-        with LocalExecutor(Worker(storage, scratch, memo), spec.workers) as executor:
-            ctx = Runtime(executor, scratch, policy=_POLICIES[spec.policy], stopped=self._stopped)
-            profile = Profile(**spec.profile) if spec.profile is not None else measure(spec.workers)
-            ctx.cache["profile"] = profile
-            with ctx.session():
-                return self._steps(solver, problem, ctx)
+        self.ctx.cache["profile"] = self.profile
+        with self.ctx.session():
+            return self._steps(solver, problem)
 
-    def _steps(self, solver: Solver, problem: Problem | LinearProgram, ctx: Runtime) -> Result:
-        job = self.spec.id
-        began = time.perf_counter()
+    def _steps(self, solver: Solver, problem: Problem | LinearProgram) -> Result | None:
+        job, ctx = self.spec.id, self.ctx
         before = self.store.events(job)
-        earlier = float(before[-1]["seconds"]) if before else 0.0
-        ctx.began = began - earlier  # task records lie on one axis, whatever the number of runs
         self._resumed = bool(before)
+        # times go on from those of the runs before: records lie on one axis
+        self._began = ctx.began = time.perf_counter() - (float(before[-1]["seconds"]) if before else 0.0)
         state = self.store.load_state(job, solver.state)
-        cancelled = False
+        longest, stopped = 0.0, ""
         try:
             if state is None:
                 w0 = _start(self.store.storage, self.spec, problem) if self.spec.start else None
-                ctx.prefix = "000000"
-                state = solver.init(problem, ctx, w0)
-                self._keep(state, ctx, earlier + time.perf_counter() - began)
+                self._prepare(0)
+                state = self._keep(solver, solver.init(problem, ctx, w0))
             while state.reason is None:
-                ctx.prefix = f"{state.iteration + 1:06d}"
-                state = solver.step(problem, state, ctx)
-                self._keep(state, ctx, earlier + time.perf_counter() - began)
-        except CancelledError:
+                if self.leave(longest):
+                    return None
+                began = time.perf_counter()
+                self._prepare(state.iteration + 1)
+                state = self._keep(solver, solver.step(problem, state, ctx))
+                longest = max(longest, time.perf_counter() - began)
+        except CancelledError as error:
             if state is None:
                 raise
-            cancelled = True
-        seconds = {**ctx.seconds, "total": earlier + time.perf_counter() - began}
-        result = self._result(solver, problem, state, seconds, cancelled)
+            stopped = str(error)
+        seconds = {**ctx.seconds, "total": time.perf_counter() - self._began}
+        result = self._result(solver, problem, state, seconds, stopped)
         save_result(self.store.storage, result)
-        word = "cancelled" if cancelled else "done"
-        self.store.update(job, state=word, pid=None, ended=time.time(), message=result.reason)
+        word = "cancelled" if stopped == CANCELLED else "done"
+        self.update(state=word, pid=None, ended=time.time(), message=result.reason)
         return result
 
-    def _keep(self, state: State, ctx: Runtime, seconds: float) -> None:
-        job = self.spec.id
+    def _prepare(self, iteration: int) -> None:
+        self.ctx.prefix = f"{self.root}{iteration:06d}"
+        self.ctx.replay = self.replay.get(iteration, {})
+
+    def _keep(self, solver: Solver, state: State) -> State:
+        """Store what the iteration has left; the state to go on from."""
+        job, ctx = self.spec.id, self.ctx
         row = {
             "iteration": state.iteration,
             "objective": state.value,
             "residual": state.residual,
             "relative": state.relative,
             "passes": state.passes,
-            "seconds": seconds,
+            "seconds": time.perf_counter() - self._began,
             **state.row,
             "arrivals": dict(ctx.arrivals),
             **({"resumed": True} if self._resumed else {}),
         }
-        self.store.save_tasks(job, state.iteration, ctx.records)
+        self.store.save_tasks(job, state.iteration, ctx.records, self.run_id)
         if self.store.save_event(job, state.iteration, row):
             self._resumed = False
-        self.store.save_state(job, state.iteration, state)
+        if not self.store.save_state(job, state.iteration, state) and state.reason is None:
+            # a run that was thought dead got as far: its checkpoint was first, and stands
+            stands = self.store.load_state(job, solver.state)
+            assert stands is not None
+            state = stands
+        self.update(iteration=state.iteration, objective=state.value, relative=state.relative)
         ctx.records.clear()
         ctx.arrivals.clear()
-        self.store.update(job, iteration=state.iteration, objective=state.value, relative=state.relative)
         if self.watch is not None:
             self.watch(row)
+        return state
 
     def _result(
         self,
@@ -188,7 +264,7 @@ class _Run:
         problem: Problem | LinearProgram,
         state: State,
         seconds: Mapping[str, float],
-        cancelled: bool,
+        stopped: str,
     ) -> Result:
         return make_result(
             self.spec.id,
@@ -198,7 +274,7 @@ class _Run:
             solver.solution(state),
             n_iter_=state.iteration,
             converged=state.reason == "converged",
-            reason="cancelled; this is the best iterate so far" if cancelled else str(state.reason),
+            reason=f"{stopped}; this is the best iterate so far" if stopped else str(state.reason),
             objective=state.value,
             residual=state.residual,
             relative=state.relative,
@@ -206,14 +282,18 @@ class _Run:
             seconds=seconds,
             chosen=getattr(state, "chosen", {}),
             history=tuple(self.store.events(self.spec.id)),
+            cost=cost_by_phase(self.store.tasks(self.spec.id)),
         )
 
-    def _stopped(self) -> str | None:
-        now = time.perf_counter()
-        if now - self._checked > 0.2 and not self._stop:  # a look at the store costs more than a small task
-            self._checked = now
-            self._stop = self.store.cancelled(self.spec.id)
-        return "cancelled" if self._stop else None
+
+def cost_by_phase(records: Iterable[TaskRecord]) -> dict[str, float]:
+    """Dollars by kind of phase, of the attempts that cost any."""
+    out: dict[str, float] = {}
+    for record in records:
+        if record.report is not None:
+            kind = record.phase.rsplit("#", 1)[0]
+            out[kind] = out.get(kind, 0.0) + record.report.cost
+    return out
 
 
 def profile_spec(profile: Profile) -> dict[str, Any]:

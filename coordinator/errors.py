@@ -8,6 +8,7 @@ OvercastError                  anything this package refuses or fails at      ex
 │   └── ConflictError          a create-only key exists, or a state moved on
 ├── JobError                   the job cannot go on                           exit code 1
 │   ├── JobMissingError        no such job                                    exit code 2
+│   ├── LeaseLostError         another driver runs the job                    exit code 1
 │   └── CancelledError         the job was cancelled                          exit code 3
 └── PhaseError                 too few results arrived to decode a phase      exit code 1
 
@@ -62,6 +63,10 @@ class JobMissingError(JobError):
     """No job has this id."""
 
     exit_code = 2
+
+
+class LeaseLostError(JobError):
+    """Another driver runs the job now: this one has nothing more to do."""
 
 
 class CancelledError(JobError):

@@ -24,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator import checkpoint
-from coordinator.errors import ConflictError, InputError, JobError, JobMissingError, KeyMissingError, StorageError
+from coordinator.errors import (
+    ConflictError,
+    InputError,
+    JobError,
+    JobMissingError,
+    KeyMissingError,
+    LeaseLostError,
+    StorageError,
+)
 from coordinator.processes import born
 from coordinator.runtime import TaskRecord
 from coordinator.storage import Storage
@@ -45,10 +53,12 @@ class JobSpec:
     data : name of a data set in the store.
     problem : fields of `problem_from_spec` (or {"kind": ...} of another form of problem).
     solver, settings : name in the registry, and its settings.
-    workers : threads of the local executor (None: all cores).
+    workers : threads of the local executor (None: all cores), most calls at once of the AWS executor.
     profile : rates of the machine that decisions stand on (None: measured at the start).
     start : job whose solution is the starting point, or None.
     policy : straggler policy, "wait" or "speculate".
+    max_cost : dollars at which it stops with its best iterate so far, in the cloud.
+    deadline : time at which it does so, in seconds since 1970.
     """
 
     id: str
@@ -60,6 +70,8 @@ class JobSpec:
     profile: Mapping[str, Any] | None = None
     start: str | None = None
     policy: str = "wait"
+    max_cost: float | None = None
+    deadline: float | None = None
     created: float = 0.0
     version: str = ""
     format: int = FORMAT
@@ -71,6 +83,9 @@ class Status:
 
     `pid` is of the process that runs it, and `born` that process's start (clock ticks since boot): a pid alone may name
     another process later, in a restarted container at once.
+
+    In the cloud a driver `owner` runs it that holds a lease until `expires`; `hops` counts drivers that handed over to
+    the next, `falls` those that ended without a word since the last iteration, and `spent` is in dollars.
     """
 
     state: Phase
@@ -83,6 +98,11 @@ class Status:
     started: float | None = None
     updated: float | None = None
     ended: float | None = None
+    owner: str = ""
+    expires: float | None = None
+    hops: int = 0
+    falls: int = 0
+    spent: float = 0.0
 
     @property
     def final(self) -> bool:
@@ -149,6 +169,33 @@ class JobStore:
         changes = {"state": "running", "pid": os.getpid(), "started": started, "message": ""}
         return self._change(job, ("queued", "interrupted"), changes)[1]
 
+    def lease(self, job: str, owner: str, seconds: float) -> Status | None:
+        """Make a queued or interrupted job `owner`'s to run for so many seconds; None when it is not to be had.
+
+        Of several that try at once, one succeeds; so does one after a driver whose lease has run out.
+        """
+        before = self.status(job)
+        fallen = int(before.state == "interrupted" and before.expires is not None)
+        now = time.time()
+        changes = {
+            "state": "running",
+            "pid": None,
+            "owner": owner,
+            "expires": now + seconds,
+            "started": before.started or now,
+            "message": "",
+            "falls": before.falls + fallen,
+        }
+        status, changed = self._change(job, ("queued", "interrupted"), changes)
+        return status if changed else None
+
+    def hold(self, job: str, held_by: str, /, **changes: Any) -> Status:
+        """Change the status of a job that `held_by` runs; LeaseLostError when it does so no more."""
+        status, changed = self._change(job, ("running", "interrupted"), changes, held_by)
+        if not changed:
+            raise LeaseLostError(f"job {job!r} is run by another driver now")
+        return status
+
     def ids(self) -> list[str]:
         """Ids of all jobs, oldest first."""
         return [job for job in self.storage.folders("jobs") if self.storage.exists(self.key(job, "spec.json"))]
@@ -183,20 +230,26 @@ class JobStore:
 
     # -- what a run leaves ------------------------------------------------------------------------------------------
 
-    def save_state(self, job: str, iteration: int, state: Any, keep: int = 2) -> None:
-        """Checkpoint after `iteration`; older ones than the newest `keep` go."""
+    def save_state(self, job: str, iteration: int, state: Any, keep: int = 2) -> bool:
+        """Checkpoint after `iteration`, unless there is one; older ones than the newest `keep` go."""
         key = self.key(job, f"states/{iteration:06d}")
         try:
             self.storage.put_arrays(key, checkpoint.to_arrays(state))
         except ConflictError:
-            return  # the run before got as far: the same bits
+            return False
         for old in self.storage.list(self.key(job, "states"))[:-keep]:
             self.storage.delete(old)
+        return True
 
     def load_state(self, job: str, kind: type[Any]) -> Any | None:
         """The newest checkpoint, or None."""
         keys = self.storage.list(self.key(job, "states"))
         return checkpoint.from_arrays(kind, self.storage.get_arrays(keys[-1]), keys[-1]) if keys else None
+
+    def newest(self, job: str) -> int:
+        """The iteration of the newest checkpoint; -1 where there is none."""
+        keys = self.storage.list(self.key(job, "states"))
+        return int(keys[-1].rsplit("/", 1)[1]) if keys else -1
 
     def save_event(self, job: str, iteration: int, row: Mapping[str, Any]) -> bool:
         """Figures of one iteration; written once. Whether it was now."""
@@ -211,8 +264,8 @@ class JobStore:
         keys = [k for k in self.storage.list(self.key(job, "events")) if int(k[-11:-5]) > since]
         return [json.loads(self.storage.get(key)) for key in keys]
 
-    def save_tasks(self, job: str, iteration: int, records: Sequence[TaskRecord]) -> None:
-        """Task records of one iteration, as columns."""
+    def save_tasks(self, job: str, iteration: int, records: Sequence[TaskRecord], run: str = "") -> None:
+        """Task records of one iteration (of one `run` at it), as columns."""
         phases = sorted({r.phase for r in records})
         workers = sorted({r.worker for r in records})
         fates = sorted({r.fate for r in records})
@@ -230,7 +283,7 @@ class JobStore:
             none = (float("nan"),) * len(fields(Report))
             columns["reports"] = np.array([none if r.report is None else astuple(r.report) for r in records], float)
         try:
-            self.storage.put_arrays(self.key(job, f"tasks/{iteration:06d}"), columns)
+            self.storage.put_arrays(self.key(job, f"tasks/{iteration:06d}{run}"), columns)
         except ConflictError:
             return
 
@@ -249,13 +302,15 @@ class JobStore:
     def key(self, job: str, name: str) -> str:
         return f"jobs/{job}/{name}"
 
-    def _change(self, job: str, when: Collection[str] | None, changes: Mapping[str, Any]) -> tuple[Status, bool]:
-        """The status, and whether it was changed."""
+    def _change(
+        self, job: str, when: Collection[str] | None, changes: Mapping[str, Any], owner: str | None = None
+    ) -> tuple[Status, bool]:
+        """The status, and whether it was changed: it is where its state, and its owner where one is named, are so."""
         if "pid" in changes:
             changes = {**changes, "born": None if changes["pid"] is None else born(changes["pid"])}
         while True:
             status, version = self._status(job)
-            if when is not None and status.state not in when:
+            if (when is not None and status.state not in when) or owner not in {None, status.owner}:
                 return status, False
             changed = replace(status, updated=time.time(), **changes)
             try:
@@ -273,6 +328,8 @@ class JobStore:
         status = Status(**json.loads(data))
         if status.state in {"queued", "running"} and _gone(status):
             status = replace(status, state="interrupted", message="its process ended; resume it")
+        if status.state == "running" and status.expires is not None and status.expires < time.time():
+            status = replace(status, state="interrupted", message="its driver ended without a word; resume it")
         return status, version
 
 

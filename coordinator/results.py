@@ -39,6 +39,7 @@ class Result:
     chosen : what a solver that chooses has chosen, on what figures, and the sketches it used.
     seconds : time by kind of phase, coordinator's linear algebra, and "total" (of all runs, if resumed).
     passes : times the data were read.
+    cost : dollars by kind of phase, of runs in the cloud.
     """
 
     job: str
@@ -58,6 +59,7 @@ class Result:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     features: tuple[str, ...] | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
 
     def decision_function(self, X: Array | sparse.csr_matrix) -> Array:
         """Z = X coef + intercept: (n,), or (n, K)."""

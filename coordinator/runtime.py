@@ -94,6 +94,8 @@ class Runtime:
     replay : phase name -> results to use, to repeat a run bit for bit.
     arrivals : phase name -> results that were used, for phases that decoded without some.
     stopped : asked between results; a reason ends the run with CancelledError.
+    derived : folder for objects that are functions of the data set ("": beside the data, for all jobs on it).
+    tidy : whether `release` deletes; a job in the cloud deletes many at once instead.
     linalg_threads : BLAS threads of the coordinator's own algebra; None is all cores. Measured, 2 cores: for 650
         columns a second thread saves a third on an idle machine; on a busy one, 124 columns take thirty times as long.
     """
@@ -106,6 +108,8 @@ class Runtime:
     replay: Mapping[str, Sequence[int]] = field(default_factory=dict)
     stopped: Callable[[], str | None] = lambda: None
     linalg_threads: int | None = None
+    derived: str = ""
+    tidy: bool = True
     records: list[TaskRecord] = field(default_factory=list)
     arrivals: dict[str, list[int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -129,7 +133,8 @@ class Runtime:
     def release(self, keep: int = 64) -> None:
         """Drop all but the newest `keep` small inputs."""
         for key in list(self._held)[:-keep]:
-            self.scratch.delete(key)
+            if self.tidy:
+                self.scratch.delete(key)
             del self._held[key]
 
     def run(self, *phases: Phase) -> list[list[Arrays]]:

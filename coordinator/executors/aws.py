@@ -269,7 +269,7 @@ class LambdaExecutor:
             return Outcome(launch, None, failure.text, failure.retry, started, self._clock(), call.function, cost)
         except OvercastError as error:
             return Outcome(launch, None, str(error), True, started, self._clock(), call.function)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the attempt has ended
             text = f"the call of {call.function} was lost: {' '.join(str(error).split())[:200] or type(error).__name__}"
             cost = self._cost(call.function, None, self._clock() - started)
             return Outcome(launch, None, text, True, started, self._clock(), call.function, cost)

@@ -73,9 +73,9 @@ def encode(objective: Objective, prefix: str | None = None) -> CodedData:
     if data.layout != "dense":
         raise InputError("coded gradients need dense rows, parities of sparse ones fill up: use gradient='replicated'")
     y, weight = read_targets(objective)
-    rows = _with_parities(objective, data, prefix or derived(data, "coded"))
+    rows = _with_parities(objective, data, prefix or derived(ctx, data, "coded"))
     turned = transpose_blocks(ctx, data)
-    columns = _with_parities(objective, turned, f"{prefix or derived(data, 'coded')}/columns")
+    columns = _with_parities(objective, turned, f"{prefix or derived(ctx, data, 'coded')}/columns")
     return CodedData(rows, columns, y, weight)
 
 

@@ -25,10 +25,10 @@ from coordinator.tasks import Arrays, Task, Work, kernel, put_once
 from sketches import Uncoded
 
 
-def derived(data: RowBlocks, what: str, *choices: Any) -> str:
+def derived(ctx: Runtime, data: RowBlocks, what: str, *choices: Any) -> str:
     """Folder for objects that are functions of the data set and of `choices`."""
     identity = [data.keys, data.rows, data.hashes, data.n_features, data.layout, data.dtype, *choices]
-    return f"{data.keys[0].rpartition('/')[0]}/{what}-{version_of(json.dumps(identity).encode())[:16]}"
+    return f"{ctx.derived or data.keys[0].rpartition('/')[0]}/{what}-{version_of(json.dumps(identity).encode())[:16]}"
 
 
 def transpose_blocks(ctx: Runtime, data: RowBlocks, parts: int | None = None) -> RowBlocks:
@@ -39,7 +39,7 @@ def transpose_blocks(ctx: Runtime, data: RowBlocks, parts: int | None = None) ->
     d = data.n_features
     count = min(parts or len(data.keys), d)
     edges = list(pairwise(np.linspace(0, d, count + 1).astype(int).tolist()))
-    folder = derived(data, "transposed", count)
+    folder = derived(ctx, data, "transposed", count)
     keys = tuple(f"{folder}/block-{j:05d}" for j in range(count))
     shared = {"folder": folder, "edges": edges}
     cuts = [
