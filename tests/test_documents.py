@@ -38,6 +38,7 @@ def run(folder: Path, *words: str) -> str:
 PYTHON = [(path, code) for path in DOCUMENTS for code in blocks(path, "python")]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("path", "code"), PYTHON, ids=[f"{path.name}-{i}" for i, (path, _) in enumerate(PYTHON)])
 def test_python_blocks_run(tmp_path, path, code):
     script = tmp_path / "block.py"
@@ -85,6 +86,7 @@ def test_solvers_and_losses_are_all_described():
         assert f"`{name}`" in text, name
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(tmp_path, name):
     says, *words = EXAMPLES[name]
