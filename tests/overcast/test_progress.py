@@ -50,7 +50,7 @@ def test_eta_unknown(rows):
 def test_words():
     assert how(row(1, 0.1)) == ""
     assert how(row(1, 0.1, strategy="pcg", sketch_rows=12345, cg=7)) == "pcg, 12,345 sketch rows, 7 CG"
-    assert cells(row(3, 0.01234, step=0.5))["rel. gradient"] == "1.23e-02"
+    assert cells(row(3, 0.01234, step=0.5))["relative"] == "1.23e-02"
     assert [duration(s) for s in (0.04, 59.9, 90, 7200)] == ["0.0 s", "59.9 s", "1.5 min", "2.0 h"]
 
 
