@@ -13,6 +13,8 @@ from sklearn import linear_model, svm
 from sklearn.datasets import load_svmlight_file
 from sklearn.preprocessing import StandardScaler, normalize
 
+pytestmark = pytest.mark.e2e  # minutes in all, of which half are the other libraries'
+
 OSN = "oversketched-newton"
 BINARY = (-1.0, 1.0)
 SMOOTH = [
@@ -255,7 +257,7 @@ def read_leukemia(path):
     return np.ascontiguousarray(found["X"], dtype=np.float64), found["Y"].ravel().astype(np.float64)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.1, pytest.param(0.01, marks=pytest.mark.e2e)])
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
 def test_lasso_on_leukemia(solve, Oracle, real, share):
     """72 x 7,070; `share` of the penalty that makes all coefficients zero."""
     X, y = read_leukemia(real("wide/leukemia.mat"))
@@ -314,7 +316,6 @@ def test_softmax_on_a_part_of_news(solve, real, case):
     compare(found, "news part", softmax_value(X, index, 4, l2), fit)
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize(("solver", "l2"), [(OSN, 1e-3), ("lbfgs", 1e-3)])
 def test_softmax_on_news(solve, real, solver, l2):
     """15,935 x 62,061, rows of unit length: 1.24 million parameters. With l2, |g|^2 / (2 l2) bounds the error."""
