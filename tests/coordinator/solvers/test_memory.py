@@ -32,17 +32,17 @@ def test_two_loop_is_the_dense_bfgs_update(k, p, seed):
 
 def test_the_newest_pairs_are_kept():
     S, Y, _ = pairs(5, 4, 0)
-    memory = Memory.empty(4)
+    memory = Memory()
     for s, y in zip(S, Y, strict=True):
         memory = memory.push(s, y, 3)
     assert len(memory) == 3
-    assert np.array_equal(memory.S, S[2:])
-    assert np.array_equal(memory.Y, Y[2:])
+    assert np.array_equal(np.array(memory.S), S[2:])
+    assert np.array_equal(np.array(memory.Y), Y[2:])
     g = np.ones(4)
     np.testing.assert_array_equal(memory.direction(g, lambda q: q), -two_loop(g, S[2:], Y[2:], lambda q: q))
 
 
 @pytest.mark.parametrize("y", [[-1.0, 0.0], [0.0, 1.0], [1e-15, 1.0], [np.nan, 1.0]])
 def test_pairs_without_curvature_are_skipped(y):
-    memory = Memory.empty(2)
+    memory = Memory()
     assert memory.push(np.array([1.0, 0.0]), np.array(y), 3) is memory
