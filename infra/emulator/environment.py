@@ -38,12 +38,14 @@ class Invocation:
     context: str | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     deadline: float = float("inf")
+    begun: threading.Event = field(default_factory=threading.Event)  # handed over
     ending: Future[Ending] = field(default_factory=Future)
 
     def end(self, ending: Ending) -> None:
         """Settle it; the first ending counts."""
         with contextlib.suppress(Exception):  # concurrent.futures has no test-and-set
             self.ending.set_result(ending)
+        self.begun.set()
 
 
 class Owner(Protocol):
@@ -219,6 +221,7 @@ class Environment:
             invocation, self._offered = self._offered, None
             invocation.deadline = time.time() + invocation.seconds
             self._current = invocation
+        invocation.begun.set()
         headers = {
             "Lambda-Runtime-Aws-Request-Id": invocation.id,
             "Lambda-Runtime-Deadline-Ms": str(int(invocation.deadline * 1000)),

@@ -15,8 +15,9 @@ the same calls meet the same fate in whatever order they arrive.
 
 Kinds: straggle (starts late, within the time limit), late (the work is done, the answer is late), die (killed; no
 answer before the time limit), exit (killed; the answer says so), oom (killed for its memory), throttle (429, not
-run), duplicate (delivered twice). For die, exit and oom the delay is the time into the call at which the process is
-killed (default 0: before any work); a call that ends sooner is killed at its end, its work done and its answer lost.
+run), duplicate (delivered twice). For die, exit and oom the delay is the time after the hand-over, which a cold start
+precedes, at which the process is killed (default 0: before any work); a call that ends sooner is killed at its end,
+its work done and its answer lost.
 """
 
 from __future__ import annotations

@@ -128,8 +128,9 @@ class Plane:
             environment.offer(invocation)
             return invocation.ending.result()
         if seconds > 0:
-            began = time.monotonic()
             environment.offer(invocation)
+            invocation.begun.wait()
+            began = time.monotonic()
             with contextlib.suppress(TimeoutError):
                 invocation.ending.result(seconds)
             invocation.seconds -= time.monotonic() - began

@@ -1,0 +1,98 @@
+"""The emulator as a process: when it stops, what it leaves, and how it refuses to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.emulator.__main__ import main
+from infra.emulator.client import Emulator, EmulatorProcess
+from infra.emulator.functions import host_runtime
+
+Eventually = Callable[..., None]
+ROOT = Path(__file__).resolve().parents[2]
+HOLD = "import tempfile, time\ndef handler(event, context):\n    return tempfile.mkdtemp()\n"
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def warm(emulator: Emulator, package: Callable[[str], bytes]) -> tuple[list[int], Path]:
+    """Processes of one warm environment, and a folder it made."""
+    role = emulator.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    functions = emulator.client("lambda")
+    functions.create_function(
+        FunctionName="f", Runtime=host_runtime(), Role=role, Handler="handler.handler", Code={"ZipFile": package(HOLD)}
+    )
+    folder = Path(json.loads(functions.invoke(FunctionName="f")["Payload"].read()))
+    return emulator.processes(), folder
+
+
+def test_a_signal_stops_it_and_all_that_it_started(package: Callable[[str], bytes], eventually: Eventually) -> None:
+    with EmulatorProcess() as running:
+        (process,), folder = warm(running, package)
+        assert (alive(process), folder.is_dir()) == (True, True)
+        os.kill(running.pid, signal.SIGINT)  # the fixtures use SIGTERM
+        eventually(lambda: not alive(running.pid))
+    eventually(lambda: not alive(process))
+    assert not folder.parent.parent.parent.exists()
+
+
+def test_killed_outright_it_takes_its_children_along(package: Callable[[str], bytes], eventually: Eventually) -> None:
+    import shutil
+
+    with EmulatorProcess() as running:
+        (process,), folder = warm(running, package)
+        os.kill(running.pid, signal.SIGKILL)
+        eventually(lambda: not alive(process))
+    work = folder.parent.parent.parent
+    assert work.name.startswith("overcast-emulator-")
+    shutil.rmtree(work)
+
+
+def test_it_goes_with_its_parent(tmp_path: Path, eventually: Eventually) -> None:
+    ready = tmp_path / "ready.json"
+    script = (
+        "import subprocess, sys, time\n"
+        "subprocess.Popen([sys.executable, '-m', 'infra.emulator', '--ready-file', sys.argv[1]])\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(ready)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    eventually(ready.exists, 60)
+    process = json.loads(ready.read_text())["pid"]
+    assert alive(process)
+    parent.kill()
+    parent.wait()
+    eventually(lambda: not alive(process))
+
+
+def test_a_wrong_fault_plan_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"rules": [{"fault": {"kind": "nap"}}]}')
+    assert main(["--faults", str(plan)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("emulator: rules[0].fault: kind must be one of")
+    assert said.count("\n") == 1
+
+
+def test_another_runtime_is_refused_in_one_line(
+    emulator: Emulator, deploy: Any, refused: Callable[[Callable[[], Any]], tuple[int, str, str]]
+) -> None:
+    function = deploy("def handler(event, context):\n    return 1\n")
+    emulator.client("lambda").update_function_configuration(FunctionName=function.name, Runtime="python3.9")
+    status, code, message = refused(function.invoke)
+    assert (status, code) == (502, "InvalidRuntimeException")
+    assert message.endswith(f"wants python3.9; this emulator runs on {host_runtime()} and only that")
