@@ -5,6 +5,7 @@ jobs/ID/status.json         where it stands, by compare-and-swap
 jobs/ID/events/000012.json  figures of iteration 12
 jobs/ID/states/000012       checkpoint after iteration 12 (the newest two are kept)
 jobs/ID/tasks/000012        task records of iteration 12
+jobs/ID/quote.json          what it was expected to take, in the cloud
 jobs/ID/cancel              somebody wants it to stop
 jobs/ID/result.json, result what it found
 """
@@ -298,6 +299,21 @@ class JobStore:
             for (p, i, a, w, f), (start, end), row in parts:
                 out.append(TaskRecord(phases[p], i, a, start, end, workers[w], fates[f], _report(row)))
         return out
+
+    def save_quote(self, job: str, quote: Mapping[str, Any]) -> None:
+        """What the job is expected to take (`coordinator.cloud.quote.Quote` as JSON); kept beside what it took."""
+        try:
+            self.storage.put(self.key(job, "quote.json"), _dump(quote))
+        except ConflictError:
+            return
+
+    def quote(self, job: str) -> dict[str, Any] | None:
+        """The quote; None where there is none."""
+        try:
+            found = json.loads(self.storage.get(self.key(job, "quote.json")))
+        except KeyMissingError:
+            return None
+        return found if isinstance(found, dict) else None
 
     def key(self, job: str, name: str) -> str:
         return f"jobs/{job}/{name}"

@@ -14,6 +14,7 @@ from coordinator.errors import JobError
 from coordinator.jobs import JobSpec, JobStore, Status
 from coordinator.losses import LOSSES
 from coordinator.results import Result, load_result
+from coordinator.runtime import TaskRecord
 from coordinator.storage import FileStorage, Storage
 from overcast import background
 
@@ -47,6 +48,10 @@ class JobHandle:
     def events(self, since: int = -1) -> list[dict[str, Any]]:
         """Figures of the iterations after `since`, so far."""
         return self._store.events(self.id, since)
+
+    def tasks(self) -> list[TaskRecord]:
+        """Every attempt at a task so far: when, where, and what became of it; in the cloud what it took, too."""
+        return self._store.tasks(self.id)
 
     def stream(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
         """Figures of each iteration as they come, from the first on; ends with the job, or when it is interrupted.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from coordinator.errors import InputError, JobError
 from coordinator.jobs import JobSpec, JobStore, Status
@@ -16,10 +16,7 @@ from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.solvers import make_solver
 from coordinator.storage import Storage
-
-SLOW: Final = 2.0  # times the median of its phase, and SLOW_BY seconds more than that: a straggler
-SLOW_BY: Final = 0.01
-SLOW_LEAST: Final = 4  # tasks of a phase, for a median to mean anything
+from overcast.records import PhaseSum, by_phase, kind_of, lanes, marks
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,7 @@ class Bar:
     start: float
     end: float
     mark: str = ""
+    cold: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class Story:
     bars, restarts : the timeline in seconds, and the times on it at which the job was resumed.
     tol : relative gradient (or gap) that ends the job, if its solver has one.
     result : None while there is none.
+    phases : what the kinds of phases took.
+    quote : what was quoted before the job ran, as `coordinator.cloud.quote.Quote`; None: nothing was.
     """
 
     spec: JobSpec
@@ -52,6 +52,8 @@ class Story:
     restarts: Sequence[float]
     tol: float | None
     result: Result | None
+    phases: Sequence[PhaseSum] = ()
+    quote: Mapping[str, Any] | None = None
 
 
 def tell(storage: Storage, job: str) -> Story:
@@ -65,35 +67,17 @@ def tell(storage: Storage, job: str) -> Story:
     tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
     events = store.events(job)
     restarts = [float(before["seconds"]) for before, row in pairwise(events) if row.get("resumed")]
-    return Story(spec, store.status(job), events, timeline(store.tasks(job)), restarts, tol, result)
+    records = store.tasks(job)
+    bars, phases = timeline(records), by_phase(records)
+    return Story(spec, store.status(job), events, bars, restarts, tol, result, phases, store.quote(job))
 
 
 def timeline(records: Sequence[TaskRecord]) -> list[Bar]:
     """Task records as bars, with a mark on those that are out of the ordinary."""
-    durations: dict[str, list[float]] = {}
-    for record in records:
-        durations.setdefault(record.phase, []).append(record.ended - record.started)
-    limits = {phase: _limit(values) for phase, values in durations.items()}
-    bars: list[Bar] = []
-    for record in records:
-        if record.fate not in {"used", "spare"}:
-            mark = "failed"
-        elif record.fate == "spare":
-            mark = "spare"
-        elif record.attempt > 1:
-            mark = "retry"
-        else:
-            mark = "straggler" if record.ended - record.started > limits[record.phase] else ""
-        bars.append(Bar(record.phase.split("#", 1)[0], record.worker, record.started, record.ended, mark))
-    return bars
-
-
-def _limit(seconds: Sequence[float]) -> float:
-    """What a straggler of a phase exceeds."""
-    if len(seconds) < SLOW_LEAST:
-        return float("inf")
-    median = sorted(seconds)[len(seconds) // 2]
-    return max(SLOW * median, median + SLOW_BY)
+    return [
+        Bar(kind_of(record), lane, record.started, record.ended, mark, record.report is not None and record.report.cold)
+        for record, mark, lane in zip(records, marks(records), lanes(records), strict=True)
+    ]
 
 
 def write_report(storage: Storage, job: str, path: str | os.PathLike[str] | None = None) -> Path:

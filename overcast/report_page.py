@@ -65,6 +65,8 @@ def page(story: Story, plots: Mapping[str, str]) -> str:
         parts.append(_section("Convergence", text, f'<div class="card">{plots["convergence"]}</div>'))
     if "timeline" in plots:
         parts.append(_section("Tasks", _of_tasks(story), f'<div class="card">{plots["timeline"]}</div>'))
+    if story.phases:
+        parts.append(_section("Phases", _of_cost(story), f'<div class="card">{_rows(_phases(story))}</div>'))
     if "split" in plots:
         parts.append(_section("Where the time went", "", f'<div class="card">{plots["split"]}</div>'))
     chosen = story.result.chosen if story.result is not None else {}
@@ -114,6 +116,8 @@ def _tiles(story: Story) -> str:
         tiles.append(("passes over the data", f"{result.passes:g}"))
     objective = status.objective if result is None else result.objective
     relative = status.relative if result is None else result.relative
+    if status.spent:
+        tiles.append(("dollars", f"{status.spent:.4g}"))
     if objective is not None:
         tiles.append(("objective", f"{objective:.6g}"))
     if relative is not None:
@@ -144,7 +148,43 @@ def _of_tasks(story: Story) -> str:
     text = ", ".join(said) + "."
     if "straggler" in marks:
         text += " A straggler took over twice the median of its phase, and over 10 ms more."
+    if cold := sum(bar.cold for bar in story.bars):
+        text += f" {cold:,} {'was a cold start' if cold == 1 else 'were cold starts'}."
     return text
+
+
+def _of_cost(story: Story) -> str:
+    """What was spent beside what was quoted."""
+    if not story.status.spent:
+        return ""
+    text = f"Spent ${story.status.spent:.6f}, of which on tasks ${sum(one.dollars for one in story.phases):.6f}"
+    if story.quote is not None:
+        text += f"; quoted ${story.quote['dollars']:.6f}, at prices of {story.quote['prices_of']}"
+    return text + "."
+
+
+def _phases(story: Story) -> list[dict[str, Any]]:
+    """What each kind of phase took; columns in which all is nought are left out."""
+    table: list[dict[str, Any]] = []
+    for one in story.phases:
+        read = one.hits + one.misses
+        row: dict[str, Any] = {"phase": one.kind, "runs": one.runs, "attempts": one.attempts}
+        row |= {"stragglers": one.stragglers, "retries": one.retries, "failed": one.failed, "cold starts": one.cold}
+        row |= {"blocks kept": f"{one.hits / read:.0%}" if read else ""}
+        row |= {"MB in": round(one.bytes_in / 1e6, 2), "MB out": round(one.bytes_out / 1e6, 2)}
+        row |= {"seconds": round(one.busy, 3), "longest": round(one.longest, 3)}
+        row |= {"starting": round(one.init, 3), "fetching": round(one.get, 3)}
+        row |= {"computing": round(one.compute, 3), "storing": round(one.put, 3)}
+        row |= {"spent $": f"{one.dollars:.6f}" if one.dollars else ""}
+        table.append(row)
+    quoted = {str(phase["name"]): phase for phase in (story.quote or {}).get("phases", ())}
+    for row in table:
+        phase = quoted.pop(row["phase"], None)
+        row["quoted $"] = "" if phase is None else f"{phase['dollars']:.6f}"
+    for name, phase in quoted.items():
+        table.append({"phase": name, "quoted $": f"{phase['dollars']:.6f}"})
+    used = [name for name in table[0] if any(row.get(name) for row in table)]
+    return [{name: row[name] for name in used if name in row} for row in table]
 
 
 def _choices(chosen: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ FAINT: Final = "#010204"  # the same, faint
 COLOURS: Final = ("#4c8dd6", "#e08a3c", "#4faa6b", "#b56bc9", "#c9a227", "#3fb0b8", "#c9708f", "#7d8597")
 BAD: Final = "#d9413a"
 GREY: Final = "#9aa0a6"
+COLD: Final = "#3aa7e0"
 PIXELS: Final = 1000  # the timeline joins bars that lie closer together than one in so many
 _STYLE: Final[dict[str, Any]] = {
     "svg.fonttype": "none",
@@ -57,7 +58,7 @@ def plots(story: Story) -> dict[str, str]:
         if story.events:
             drawn["convergence"] = _svg(_convergence(story), "c", "Convergence: " + _said(story))
         if story.bars:
-            title = f"Timeline of {len(story.bars)} task attempts on {len({b.worker for b in story.bars})} workers"
+            title = f"Timeline of {len(story.bars)} task attempts in {len({b.worker for b in story.bars})} lanes"
             drawn["timeline"] = _svg(_timeline(story), "t", title)
         if story.result is not None and story.result.seconds:
             drawn["split"] = _svg(_split(story), "s", "Seconds by kind of work")
@@ -135,10 +136,16 @@ def _timeline(story: Story) -> Figure:
             x, y = [(bar.start + bar.end) / 2 for bar in shown], [lane[bar.worker] - 0.42 for bar in shown]
             (line,) = axes.plot(x, y, sign, ms=size, color=BAD, label=f"{mark} ({len(some)})", clip_on=False)
             keys.append(line)
+    if cold := [bar for bar in bars if bar.cold]:
+        x, y = [bar.start for bar in cold], [lane[bar.worker] + 0.3 for bar in cold]
+        (line,) = axes.plot(x, y, "*", ms=5, color=COLD, label=f"cold start ({len(cold)})", clip_on=False)
+        keys.append(line)
     for at in story.restarts:
         axes.axvline(at, color=INK, linestyle=":", linewidth=1)
         axes.annotate("resumed", (at, -0.6), fontsize=8, ha="left", va="bottom", annotation_clip=False)
-    axes.set_yticks(range(len(workers)), [f"worker {worker}" for worker in workers])
+    names = [f"worker {worker}" if worker.isdigit() else worker for worker in workers]
+    ticks = range(0, len(workers), 1 + len(workers) // 41)
+    axes.set_yticks(ticks, [names[i] for i in ticks])
     axes.set_ylim(len(workers) - 0.4, -0.7)
     axes.set_xlim(0, end)
     axes.grid(visible=False, axis="y")

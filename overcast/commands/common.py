@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from coordinator.errors import InputError
 
@@ -235,3 +238,18 @@ def again(args: argparse.Namespace, *words: str) -> str:
     """A command to go on with, on the same store."""
     where = ["--store", args.store] if args.store else []
     return shlex.join(["overcast", *words, *where])
+
+
+@contextmanager
+def written(path: Path, mode: str) -> Iterator[IO[Any]]:
+    """A file that appears under its name whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with temporary.open(mode, encoding=encoding) as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.errors import InputError
@@ -17,6 +19,7 @@ from overcast.commands.common import (
     print_json,
     print_table,
     say,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -41,9 +44,16 @@ def add_commands(commands: Commands) -> None:
     listing = command(below, "list", "list the jobs, oldest first", "overcast jobs list --json", _list, below=True)
     add_json(listing, below=True)
     show = command(
-        below, "show", "show what was asked and where it stands", "overcast jobs show latest", _show, below=True
+        below,
+        "show",
+        "show what was asked and where it stands",
+        """overcast jobs show latest
+        overcast jobs show latest --tasks tasks.csv""",
+        _show,
+        below=True,
     )
     _add_job(show)
+    show.add_argument("--tasks", metavar="FILE.csv", help="write its task attempts there, or to stdout for -, instead")
     add_json(show, below=True)
     cancel = command(
         below,
@@ -148,6 +158,8 @@ def _seconds(status: Any) -> str:
 def _show(args: argparse.Namespace) -> int:
     handle = open_job(args, args.job)
     spec, status = handle.spec, handle.status()
+    if args.tasks:
+        return _tasks(handle, args.tasks)
     if args.json:
         print_json({"spec": asdict(spec), "status": asdict(status)})
         return 0
@@ -166,6 +178,19 @@ def _show(args: argparse.Namespace) -> int:
     print_facts({key: value for key, value in facts.items() if value != ""})
     if status.state == "interrupted":
         say(f"go on with: {again(args, 'solve', '--resume', spec.id)}")
+    return 0
+
+
+def _tasks(handle: JobHandle, path: str) -> int:
+    from overcast.records import write_csv
+
+    records = handle.tasks()
+    if path == "-":
+        write_csv(sys.stdout, records)
+        return 0
+    with written(Path(path), "w") as file:
+        write_csv(file, records)
+    say(f"wrote {len(records):,} task attempts to {path}")
     return 0
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +18,7 @@ from overcast.commands.common import (
     print_table,
     reading_options,
     say,
+    written,
 )
 from overcast.commands.jobs import open_job
 
@@ -161,18 +159,3 @@ def _report(args: argparse.Namespace) -> int:
     path = handle.report(args.output)
     print(path)
     return 0
-
-
-@contextmanager
-def written(path: Path, mode: str) -> Iterator[IO[Any]]:
-    """A file that appears under its name whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    encoding = None if "b" in mode else "utf-8"
-    try:
-        with temporary.open(mode, encoding=encoding) as file:
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -81,6 +81,7 @@ def test_report_of_a_job_that_is_done(cli, libsvm, tmp_path):
         "Result",
         "Convergence",
         "Tasks",
+        "Phases",
         "Where the time went",
         "Choices",
         "Settings",
@@ -114,7 +115,7 @@ def test_reports_of_jobs_without_a_result(client, arrays, tmp_path):
     with pytest.raises(ZeroDivisionError):
         client.solve(arrays, loss="logistic", l2=1e-3, id="job-bad", watch=stop)
     text = client.job("job-bad").report(tmp_path / "b.html").read_text()
-    assert self_contained(text).headings == ["Status", "Convergence", "Tasks", "Settings", "History"]
+    assert self_contained(text).headings == ["Status", "Convergence", "Tasks", "Phases", "Settings", "History"]
     assert "failed" in text
     assert "&lt;b&gt;by nought" in text, "what a job says is escaped"
     client.job("job-bad").resume(wait=True)
