@@ -8,13 +8,16 @@ from typing import Any, Final
 
 from coordinator.errors import InputError, UnknownNameError
 from coordinator.linear_program import LinearProgram
+from coordinator.solvers.averaged import AveragedNewton
 from coordinator.solvers.averaging import DeterminantalAveraging, SurrogateAveraging, UniformAveraging
 from coordinator.solvers.base import Solver, check_settings
+from coordinator.solvers.dingo import Dingo
 from coordinator.solvers.exact import Newton
 from coordinator.solvers.first_order import GradientDescent, Nesterov
 from coordinator.solvers.giant import Giant
 from coordinator.solvers.interior_point import InteriorPoint
 from coordinator.solvers.lbfgs import Lbfgs
+from coordinator.solvers.local_newton import LocalNewton
 from coordinator.solvers.newton import OverSketchedNewton
 from coordinator.solvers.prox import ProximalNewton
 from coordinator.solvers.sgd import Sgd
@@ -24,10 +27,13 @@ SOLVERS: Final[dict[str, type[Any]]] = {
     for solver in (
         OverSketchedNewton,
         Newton,
+        AveragedNewton,
         DeterminantalAveraging,
         SurrogateAveraging,
         UniformAveraging,
         Giant,
+        LocalNewton,
+        Dingo,
         Lbfgs,
         ProximalNewton,
         Nesterov,

@@ -25,6 +25,7 @@ from coordinator.runtime import Runtime
 from coordinator.solvers import base
 from coordinator.solvers.estimates import COLLAPSED, Draw, default_rows, draw_estimates
 from coordinator.solvers.exact import MEMORY
+from coordinator.solvers.lbfgs import safe_diagonal
 from coordinator.solvers.linesearch import line_search
 from coordinator.solvers.memory import Memory, two_loop
 from coordinator.solvers.objective import Objective, Point, Vector
@@ -81,6 +82,7 @@ def averaged_step(
     """One step with `apply`, an average of inverse Hessians at `point`, in L-BFGS; None when no step decreases f."""
     double = base.wants_double(objective, state)
     memory, missed = state.memory, 0
+    end: Point | None
     while True:
         kept: list[Averaged] = []
 
@@ -99,9 +101,13 @@ def averaged_step(
             memory = Memory()
             continue
         break
+    if end is None:  # too few rows of an estimate bend, as those of a Huber loss may
+        diagonal = safe_diagonal(objective.diagonal(point) + objective.ridge)
+        end, step = line_search(objective, point, -point.gradient / diagonal, double)
+        first, memory = 0.0, Memory.empty(p.size)
     if end is None:
         return None
-    if limits.memory and state.relative < NEAR and GATE[0] <= step / first <= GATE[1]:
+    if limits.memory and state.relative < NEAR and GATE[0] * first <= step <= GATE[1] * first:
         memory = memory.push(end.w - point.w, end.gradient - point.gradient, limits.memory)
     else:
         memory = Memory()

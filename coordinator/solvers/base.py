@@ -168,6 +168,13 @@ def smooth_only(name: str, problem: Problem) -> None:
         raise InputError(f"{name} takes no l1 penalty: use proximal-newton or nesterov, or set l1 to 0")
 
 
+def at_least(name: str, least: int, **settings: int) -> None:
+    """InputError for a setting below `least`."""
+    for key, value in settings.items():
+        if value < least:
+            raise InputError(f"{name}: {key} must be >= {least}, not {value}")
+
+
 def wants_double(objective: Objective, state: State) -> bool:
     """Whether the next evaluation should multiply float32 rows in float64."""
     return objective.problem.data.dtype == "float32" and (state.double or state.relative < DOUBLE_BELOW)
