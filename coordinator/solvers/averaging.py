@@ -104,7 +104,7 @@ def averaged_step(
     if end is None:  # too few rows of an estimate bend, as those of a Huber loss may
         diagonal = safe_diagonal(objective.diagonal(point) + objective.ridge)
         end, step = line_search(objective, point, -point.gradient / diagonal, double)
-        first, memory = 0.0, Memory.empty(p.size)
+        first, memory = 0.0, Memory()
     if end is None:
         return None
     if limits.memory and state.relative < NEAR and GATE[0] * first <= step <= GATE[1] * first:

@@ -16,7 +16,6 @@ from coordinator.solvers.averaging import AveragedState, fits
 from coordinator.solvers.estimates import invertible
 from coordinator.solvers.giant import Giant
 from coordinator.solvers.linesearch import ARMIJO, line_search
-from coordinator.solvers.memory import Memory
 from coordinator.solvers.objective import Objective, Vector
 from coordinator.solvers.shares import Part, check_shares, local_hessian, n_shares, on_shares
 from coordinator.tasks import Arrays, Work, kernel
@@ -62,7 +61,7 @@ class LocalNewton:
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> LocalState:
         _, common = base.begin(Objective(problem, ctx), w0, self.tol)
-        return LocalState(**common, memory=Memory.empty(problem.n_parameters), local=self.local_steps)
+        return LocalState(**common, local=self.local_steps)
 
     def step(self, problem: Problem, state: LocalState, ctx: Runtime) -> LocalState:
         if not state.local:
