@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from coordinator.losses import Loss, register_loss
     from coordinator.results import Result
     from overcast.client import Client
+    from overcast.cloud import CloudClient, CloudJob
     from overcast.estimators import (
         ElasticNet,
         HuberRegressor,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 _FROM: Final = {
     "Client": "overcast.client",
+    "CloudClient": "overcast.cloud",
+    "CloudJob": "overcast.cloud",
     "JobHandle": "overcast.handle",
     "Result": "coordinator.results",
     "Status": "coordinator.jobs",
@@ -66,6 +69,8 @@ _FROM: Final = {
 __all__ = [
     "CancelledError",
     "Client",
+    "CloudClient",
+    "CloudJob",
     "ElasticNet",
     "HuberRegressor",
     "InputError",

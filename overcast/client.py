@@ -23,6 +23,7 @@ from coordinator.losses import Loss, loss_from_spec
 from coordinator.problem import Penalty
 from coordinator.results import Result
 from coordinator.solvers import make_solver
+from coordinator.storage import Storage
 from overcast import store as stores
 from overcast.handle import JobHandle
 
@@ -207,12 +208,12 @@ class Client:
         Arguments as for `submit`; `import_options` and `progress` serve when `data` is a file. Data that were brought
         in for the job go again when it cannot be made.
         """
-        settings = {key: _plain(value) for key, value in (settings or {}).items()}
+        settings = {key: plain(value) for key, value in (settings or {}).items()}
         # what needs no data is checked before data are imported
         if c is not None:
-            problem = _program(c, loss, l2, l1, class_weight)
+            problem = pose_program(c, loss, l2, l1, class_weight)
         else:
-            problem = _problem(loss, l2, l1, intercept, class_weight)
+            problem = pose(loss, l2, l1, intercept, class_weight)
             loss_from_spec(problem["loss"])
             Penalty(l2=problem["l2"], l1=problem["l1"])
         solver = solver or (SOLVER if c is None else PROGRAMS)
@@ -222,7 +223,7 @@ class Client:
         if start is not None:
             start = start.id if isinstance(start, JobHandle) else stores.find_job(self._jobs, start)
         before = self.data()
-        name = self._data(data, import_options or {}, progress)
+        name = bring_data(self.storage, data, import_options or {}, progress)
         try:
             spec = JobSpec(
                 id=job,
@@ -263,20 +264,23 @@ class Client:
         open_data(self.storage, name)
         self.storage.delete(f"data/{name}")
 
-    def _data(self, data: Any, options: Mapping[str, Any], progress: Callable[[Progress], None] | None) -> str:
-        """The name of a data set, imported if need be."""
-        if isinstance(data, str | os.PathLike):
-            return stores.find_data(self.storage, data, options, progress).name
-        if not isinstance(data, tuple) or len(data) not in {2, 3}:
-            raise InputError("data must be the name of a data set, a path, or a tuple (X, y) or (X, y, weight)")
-        X, y, weight = (*data, None)[:3]
-        name = f"arrays-{_content(X, y, weight)}"
-        if not stores.manifest_there(self.storage, name):
-            stores.bring_in(self.storage, X, stores.import_options(name), target=y, weight=weight)
-        return name
+
+def bring_data(
+    storage: Storage, data: Any, options: Mapping[str, Any], progress: Callable[[Progress], None] | None = None
+) -> str:
+    """The name of a data set, imported into `storage` if need be: `data` as for `Client.submit`."""
+    if isinstance(data, str | os.PathLike):
+        return stores.find_data(storage, data, options, progress).name
+    if not isinstance(data, tuple) or len(data) not in {2, 3}:
+        raise InputError("data must be the name of a data set, a path, or a tuple (X, y) or (X, y, weight)")
+    X, y, weight = (*data, None)[:3]
+    name = f"arrays-{_content(X, y, weight)}"
+    if not stores.manifest_there(storage, name):
+        stores.bring_in(storage, X, stores.import_options(name), target=y, weight=weight)
+    return name
 
 
-def _problem(loss: Any, l2: Any, l1: Any, intercept: Any, class_weight: Any) -> dict[str, Any]:
+def pose(loss: Any, l2: Any, l1: Any, intercept: Any, class_weight: Any) -> dict[str, Any]:
     """The problem as JSON."""
     if loss is None:
         raise InputError("say what to minimise: a loss, such as loss='logistic', or the cost c of a linear program")
@@ -285,26 +289,27 @@ def _problem(loss: Any, l2: Any, l1: Any, intercept: Any, class_weight: Any) -> 
     elif isinstance(loss, Mapping):
         loss = dict(loss)
     if isinstance(class_weight, Mapping):
-        class_weight = {str(key): _plain(value) for key, value in class_weight.items()}
+        class_weight = {str(key): plain(value) for key, value in class_weight.items()}
     elif class_weight is not None and not isinstance(class_weight, str):
-        class_weight = [_plain(value) for value in class_weight]
+        class_weight = [plain(value) for value in class_weight]
     return {
         "loss": loss,
-        "l2": _plain(l2),
-        "l1": _plain(l1),
-        "intercept": _plain(intercept),
+        "l2": plain(l2),
+        "l1": plain(l1),
+        "intercept": plain(intercept),
         "class_weight": class_weight,
     }
 
 
-def _program(c: Any, loss: Any, l2: Any, l1: Any, class_weight: Any) -> dict[str, Any]:
+def pose_program(c: Any, loss: Any, l2: Any, l1: Any, class_weight: Any) -> dict[str, Any]:
     """The linear program as JSON."""
     if loss is not None or l2 or l1 or class_weight is not None:
         raise InputError("a linear program has its cost c only: give no loss, l1, l2 or class_weight with it")
     return {"kind": KIND, "c": cost_vector(c).tolist()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A NumPy scalar as Python's."""
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -109,6 +109,12 @@ def number(work, *, i, size=1, error=None, dtype="float64"):
     return (np.full(size, i, dtype=dtype), np.asfortranarray(np.arange(6.0).reshape(2, 3)) * i)
 
 
+@pytest.fixture(scope="session")
+def fakes():
+    """The classes of this module, for fixtures of modules."""
+    return CountedStorage, FakeLambda
+
+
 @pytest.fixture
 def counted():
     return CountedStorage()
