@@ -41,8 +41,8 @@ class Server:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.plane.close()  # first, so that who waits for the server's end finds all else gone
         self._server.shutdown()
-        self.plane.close()
 
 
 def _free_port() -> int:
