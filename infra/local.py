@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--memory", type=_sizes, default=(512, 1024, 2048), help="MB of workers (default 512,1024,2048)")
     up.add_argument("--worker-timeout", type=int, default=120, help="seconds (default 120)")
     up.add_argument("--driver-timeout", type=int, default=120, help="seconds (default 120)")
+    up.add_argument("--lease", type=int, default=60, help="seconds until a silent driver counts as dead (default 60)")
     up.add_argument("--concurrency", type=int, default=64, help="concurrent executions (default 64)")
     up.add_argument("--allow-code", action="store_true", help="let jobs run Python functions that were uploaded")
     up.add_argument("--faults", type=Path, help="a fault plan (JSON; docs/emulator.md)")
@@ -85,6 +86,7 @@ def _up(given: argparse.Namespace) -> int:
             memory=given.memory,
             worker_timeout=given.worker_timeout,
             driver_timeout=given.driver_timeout,
+            lease=given.lease,
             allow_code=given.allow_code,
         )
         deployed = (stack.create if given.fast else stack.deploy)(emulator.variables, options)

@@ -29,6 +29,7 @@ class Options:
     ----------
     memory : MB of the three sizes of worker.
     worker_timeout, driver_timeout : seconds.
+    lease : seconds after which a driver that says nothing counts as dead.
     allow_code : whether jobs may run Python functions that were uploaded.
     """
 
@@ -36,6 +37,7 @@ class Options:
     memory: tuple[int, int, int] = (512, 1024, 2048)
     worker_timeout: int = 120
     driver_timeout: int = 120
+    lease: int = 60
     allow_code: bool = False
 
     def params(self) -> list[str]:
@@ -49,6 +51,8 @@ class Options:
             "memoryXlarge": self.memory[2],
             "workerTimeout": self.worker_timeout,
             "driverTimeout": self.driver_timeout,
+            "taskSeconds": self.worker_timeout + 5,
+            "lease": self.lease,
             "allowCode": int(self.allow_code),
         }
         return [f"--param={name}={value}" for name, value in given.items()]
