@@ -9,7 +9,9 @@ OvercastError                  anything this package refuses or fails at      ex
 ├── JobError                   the job cannot go on                           exit code 1
 │   ├── JobMissingError        no such job                                    exit code 2
 │   ├── LeaseLostError         another driver runs the job                    exit code 1
-│   └── CancelledError         the job was cancelled                          exit code 3
+│   ├── CancelledError         the job was cancelled                          exit code 3
+│   └── ItemError              a function that was mapped failed on an item
+├── CodeRefusedError           a function may not run here, or is not the one that was sent
 └── PhaseError                 too few results arrived to decode a phase      exit code 1
 
 Expected numerical ends (not converged, line search failed) are values in a result, never exceptions.
@@ -73,6 +75,18 @@ class CancelledError(JobError):
     """The job was cancelled; its best iterate so far is in its result."""
 
     exit_code = 3
+
+
+class ItemError(JobError):
+    """A function that was mapped over items failed; `index` is the item's position."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class CodeRefusedError(OvercastError):
+    """A function of the user's may not run where it was sent, or its bytes are not those that the job's spec names."""
 
 
 class PhaseError(OvercastError):

@@ -8,6 +8,7 @@ the same bits again.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -153,10 +154,15 @@ class Worker:
     """What an environment that runs tasks keeps: where to read, its blocks, and a memo.
 
     `data` holds blocks and stored results, `scratch` the small inputs of a step (the same storage on a cloud).
+    `allow_code` says whether users' functions may run here; so does the variable OVERCAST_ALLOW_CODE.
     """
 
-    def __init__(self, data: Storage, scratch: Storage | None = None, memo_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, data: Storage, scratch: Storage | None = None, memo_bytes: int = 1 << 30, *, allow_code: bool = False
+    ) -> None:
         self.data = data
+        self.allow_code = allow_code or os.environ.get("OVERCAST_ALLOW_CODE", "") in {"1", "true", "yes"}
+        self.loaded: dict[str, Any] = {}  # job -> what is kept of its function
         self.scratch = scratch if scratch is not None else data
         self.memo = Memo(memo_bytes)
         self._blocks: dict[str, Block] = {}

@@ -5,6 +5,7 @@ read once per call: products with X and with X' are taken chunk by chunk while t
 package registers the kernels that tasks name.
 """
 
+from coordinator.kernels.calls import call
 from coordinator.kernels.classes import class_rows
 from coordinator.kernels.grams import gram, roots
 from coordinator.kernels.products import weigh
@@ -35,6 +36,7 @@ __all__ = [
     "Rowwise",
     "add",
     "as_double",
+    "call",
     "chunks",
     "class_rows",
     "each",
