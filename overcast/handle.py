@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordinator.driver import run_job
-from coordinator.errors import JobError
+from coordinator.errors import JobError, UnknownNameError
 from coordinator.jobs import JobSpec, JobStore, Status
 from coordinator.losses import LOSSES
 from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.storage import FileStorage, Storage
 from overcast import background
+
+if TYPE_CHECKING:
+    from coordinator.uncertainty import Uncertainty
 
 _POLL = 0.02  # seconds between looks at the store, growing to the next
 _SLOW = 0.25
@@ -148,6 +151,23 @@ class JobHandle:
         from overcast.report import write_report
 
         return write_report(self.storage, self.id, path)
+
+    def uncertainty(self, **options: Any) -> Uncertainty:
+        """Standard errors, tests and intervals of an ended job's coefficients; print it for the table.
+
+        `options` are the fields of `coordinator.uncertainty.Options`: method ("auto", "exact" or "estimate"), accuracy,
+        covariance ("auto", "model" or "sandwich"), level, contrasts, leverage, draw, rows, estimates, spare, seed and
+        workers.
+
+        Raises InputError for an option or a job for which there are none, JobError when it has no result yet.
+        """
+        from coordinator.uncertainty import Options, uncertainty
+
+        known = [f.name for f in fields(Options)]
+        for name in options:
+            if name not in known:
+                raise UnknownNameError("option of uncertainty", name, known)
+        return uncertainty(self.storage, self.id, Options(**options))
 
 
 def _at_rest(status: Status) -> bool:

@@ -156,17 +156,18 @@ def combine(values: NDArray[Any], logdets: NDArray[Any] | None = None) -> Combin
 
 
 def estimates_needed(combined: Combined, accuracy: float, scale: NDArray[Any] | None = None) -> int:
-    """Return how many estimates bring every entry's standard error to ``accuracy`` times its magnitude.
+    """Return how many estimates bring the entries' standard errors to ``accuracy`` times their magnitudes, rms.
 
-    From the errors of a pilot average of q estimates, which fall like 1 / sqrt(q). ``scale``, of the shape of the
+    From the errors of a pilot average of q estimates, which fall like 1 / sqrt(q). The root mean square over entries
+    is what few estimates tell: the worst of many entries' errors is then mostly noise. ``scale``, of the shape of the
     value, replaces the entries' own magnitudes. ValueError unless 0 < accuracy and the pilot has two estimates.
     """
     q = len(combined.weights)
     if not accuracy > 0 or q < 2:
         raise ValueError(f"accuracy must be > 0 and a pilot of 2 estimates is needed, got {accuracy} and {q}")
     size = np.abs(combined.value if scale is None else np.asarray(scale, dtype=np.float64))
-    worst = float(np.max(combined.error / np.maximum(size, np.finfo(np.float64).tiny), initial=0.0))
-    return max(1, ceil(q * (worst / accuracy) ** 2))
+    relative = combined.error / np.maximum(size, np.finfo(np.float64).tiny)
+    return max(1, ceil(q * float(np.mean(relative**2)) / accuracy**2))
 
 
 def mean_step(nu: float, q: float) -> float:

@@ -70,6 +70,12 @@ class Estimates:
     nus: Array
     missed: Array
 
+    def joined(self, more: Estimates) -> Estimates:
+        """These and more."""
+        return Estimates(
+            *(np.concatenate([a, b]) for a, b in zip(vars(self).values(), vars(more).values(), strict=True))
+        )
+
     def average(self, values: Array, *, determinants: bool) -> Combined:
         """Of `values` (q, ...), weighed by determinants or alike."""
         return combine(values, self.logdets if determinants else None)

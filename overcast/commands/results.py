@@ -1,4 +1,4 @@
-"""`overcast result`, `predict` and `report`."""
+"""`overcast result`, `uncertainty`, `predict` and `report`."""
 
 from __future__ import annotations
 
@@ -56,6 +56,29 @@ def add_commands(commands: Commands) -> None:
     predict.add_argument("--output", metavar="FILE.csv", help="write here instead of to stdout")
     add_json(predict)
     add_reading_options(predict.add_argument_group("how to read the file (default: as the training data)"))
+    doubt = command(
+        commands,
+        "uncertainty",
+        "standard errors, tests and confidence intervals of a job's coefficients",
+        """overcast uncertainty latest
+        overcast uncertainty latest --level 0.9 --covariance sandwich
+        overcast uncertainty latest --method estimate --accuracy 0.02 --json""",
+        _uncertainty,
+        about=_JOB,
+    )
+    doubt.add_argument("job", nargs="?", default="latest", metavar="JOB", help="default: latest")
+    doubt.add_argument("--method", default="auto", help="exact, estimate, or auto: exact unless that is long (default)")
+    doubt.add_argument(
+        "--accuracy", type=float, default=0.02, metavar="A", help="of estimates, relative (default: 0.02)"
+    )
+    doubt.add_argument("--covariance", default="auto", help="model, sandwich, or auto: by the loss (default)")
+    doubt.add_argument("--level", type=float, default=0.95, metavar="L", help="of the intervals (default: 0.95)")
+    doubt.add_argument(
+        "--draw", default="sjlt", help="estimates from sjlt, fixed, poisson or bernoulli (default: sjlt)"
+    )
+    doubt.add_argument("--estimates", type=int, default=0, metavar="Q", help="how many (default: by the accuracy)")
+    doubt.add_argument("--leverage", metavar="FILE.npy", help="write the rows' leverage scores, in stored order")
+    add_json(doubt)
     report = command(
         commands,
         "report",
@@ -85,6 +108,26 @@ def _result(args: argparse.Namespace) -> int:
     print_facts(words(result, spec))
     if args.top > 0:
         _coefficients(result, args.top)
+    return 0
+
+
+def _uncertainty(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    names = ("method", "accuracy", "covariance", "level", "draw", "estimates")
+    options = {name: getattr(args, name) for name in names}
+    found = open_job(args, args.job).uncertainty(**options, leverage=bool(args.leverage))
+    if found.leverages is not None:
+        with written(Path(args.leverage), "wb") as file:
+            np.save(file, found.leverages)
+        say(f"wrote {args.leverage}")
+    if args.json:
+        plain = {key: value for key, value in vars(found).items() if key not in {"contrasts", "leverages"}}
+        print_json(plain | {"values": found.values, "p": found.p, "low": found.low, "high": found.high})
+        return 0
+    print_facts(found.facts())
+    header = found.header()
+    print_table(("coefficient", *header[1:]), found.rows(), right=header[1:])
     return 0
 
 
