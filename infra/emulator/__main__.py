@@ -67,4 +67,6 @@ def _lives(process: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # a request that still waits for its client would hold an ordinary exit up

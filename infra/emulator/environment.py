@@ -92,6 +92,7 @@ class Environment:
         assert self._process.stdout is not None
         self.output = self._process.stdout.fileno()
         os.set_blocking(self.output, False)
+        self._memory = _open_memory(self._process.pid)
         threading.Thread(target=self._reap, daemon=True).start()
 
     def _variables(self, base: Mapping[str, str]) -> dict[str, str]:
@@ -115,7 +116,6 @@ class Environment:
             "TMPDIR": self._folder,
             "HOME": self._folder,
             "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
             **base,
             "PYTHONPATH": os.pathsep.join([*f.source, base["PYTHONPATH"]]),
             **dict(f.variables),
@@ -143,9 +143,9 @@ class Environment:
     def watch(self, *, memory: bool) -> None:
         """Kill the process when its call is out of time or, with `memory`, its resident set over MemorySize."""
         invocation = self._current
-        self.peak = max(self.peak, resident := self._resident())
         if invocation is None:
             return
+        self.peak = max(self.peak, resident := self._resident())
         if time.time() >= invocation.deadline:
             invocation.end(Ending(How.TIMEOUT))
             self.kill()
@@ -180,9 +180,12 @@ class Environment:
                 self._lines += [line.decode("utf-8", "replace") for line in lines]
 
     def _resident(self) -> int:
+        memory = self._memory
+        if memory is None:
+            return 0
         try:
-            return int(Path(f"/proc/{self._process.pid}/statm").read_bytes().split()[1]) * _PAGE
-        except (OSError, IndexError):  # the process is gone, or the system has no /proc
+            return int(os.pread(memory, 64, 0).split()[1]) * _PAGE
+        except (OSError, IndexError, ValueError):  # the process is gone
             return 0
 
     # ---------------------------------------------------------------------------------------------- from the process
@@ -237,6 +240,7 @@ class Environment:
         if invocation is None or invocation.id != request:
             return 400, {}, b'{"errorType":"InvalidRequestID"}'
         self.drain()  # all that was printed before the answer is in the pipe by now
+        self.peak = max(self.peak, self._resident())
         if kind == "response" and len(body) > limits.SYNC_RESPONSE:
             self._answered = (invocation, Ending(How.TOO_LARGE))
             return 413, {}, b'{"errorType":"RequestEntityTooLarge"}'
@@ -259,7 +263,18 @@ class Environment:
                 invocation.end(Ending(How.EXIT, code=code))
         shutil.rmtree(self._folder, ignore_errors=True)
         self._owner.gone(self)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with self._reading:
+        with self._reading:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
                     pipe.close()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            os.close(memory)
+
+
+def _open_memory(process: int) -> int | None:
+    """Where the system tells a process's memory; None on one without /proc."""
+    try:
+        return os.open(f"/proc/{process}/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None

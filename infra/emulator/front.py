@@ -19,6 +19,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -35,7 +36,7 @@ _INVOKE = re.compile(r"/2015-03-31/functions/(?P<name>.+)/invocations/?")
 _RECURSION = re.compile(r"/2024-08-31/functions/(?P<name>.+)/recursion-config/?")
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/")
 _STATUS = {200: "OK", 202: "Accepted", 204: "No Content", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}
-_SLOW_DOWN = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'  # noqa: E501
+_SKEWED = "The difference between the request time and the current time is too large."
 
 
 class Front:
@@ -58,7 +59,8 @@ class Front:
 
     def _route(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
-        if "HTTP_ORIGIN" in environ:  # a page in a browser has no business here
+        host = environ.get("HTTP_HOST", "").rsplit(":", 1)[0]
+        if "HTTP_ORIGIN" in environ or host not in {"127.0.0.1", "localhost"}:  # a page in a browser
             raise InvokeError(403, "ForbiddenException", "the emulator answers no browsers")
         if path.startswith("/_emulator/"):
             return self._control(environ, start_response, method, path.removeprefix("/_emulator/"))
@@ -70,6 +72,8 @@ class Front:
             status, headers, answer = urls.call(self._plane, environ, _body(environ), *target)
             start_response(f"{status} {_STATUS.get(status, 'X')}", headers)
             return [answer]
+        if _service(environ) == "s3" and _skewed(environ):
+            return _xml(start_response, "403 Forbidden", "RequestTimeTooSkewed", _SKEWED)
         if _service(environ) == "s3" and path.count("/") > 1:
             return self._object(environ, start_response, method, unquote(path).split("/", 2)[2])
         return self._moto(environ, start_response)
@@ -121,10 +125,7 @@ class Front:
     def _object(self, environ: Environ, start_response: StartResponse, method: str, key: str) -> Iterable[bytes]:
         if self._plane.desk.slow_down(method, key):
             self._count(method, key, "slowed", 0)
-            start_response(
-                "503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", f"{len(_SLOW_DOWN)}")]
-            )
-            return [_SLOW_DOWN]
+            return _xml(start_response, "503 Slow Down", "SlowDown", "Reduce your request rate.")
 
         def counted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             size = int(environ.get("CONTENT_LENGTH") or 0) if method == "PUT" else _length(headers)
@@ -175,6 +176,21 @@ def _reply(
     every.update(headers)
     start_response(f"{status} {_STATUS.get(status, 'X')}", list(every.items()))
     return [data]
+
+
+def _xml(start_response: StartResponse, status: str, code: str, message: str) -> list[bytes]:
+    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
+    start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(text)))])
+    return [text.encode()]
+
+
+def _skewed(environ: Environ) -> bool:
+    """Whether the request was signed by a clock that is 15 minutes off, or more."""
+    try:
+        signed = datetime.strptime(environ["HTTP_X_AMZ_DATE"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except (KeyError, ValueError):  # the check of the signature will find it
+        return False
+    return abs((datetime.now(UTC) - signed).total_seconds()) > 900
 
 
 def _body(environ: Environ) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import compileall
 import io
 import shutil
 import sys
@@ -54,7 +53,7 @@ class Function:
 
 
 class CodeStore:
-    """Unpacked packages under `root`, one folder for each hash, compiled once."""
+    """Unpacked packages under `root`, one folder for each hash."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -84,7 +83,6 @@ class CodeStore:
             if isinstance(error, InvokeError):
                 raise
             raise InvokeError(502, "InvalidZipFileException", "Lambda could not unzip the deployment package") from None
-        compileall.compile_dir(fresh, quiet=2, workers=1)
         fresh.rename(path)
 
 

@@ -170,6 +170,9 @@ class Plane:
             while pool:
                 if not (environment := pool.pop()).dead:
                     return environment, False
+            unwanted = self._unwanted(key)
+        for old in unwanted:
+            old.kill()
         variables = {
             "AWS_ENDPOINT_URL": self._endpoint,
             "PYTHONPATH": self._runtime,
@@ -179,6 +182,16 @@ class Plane:
         with self._lock:
             self._environments.add(environment)
         return environment, True
+
+    def _unwanted(self, key: Function) -> list[Environment]:
+        """Idle environments, out of their pools, that go before one of `key` starts: of older code, or too many."""
+        idle = [environment for pool in self._pools.values() for environment in pool]
+        gone = [e for e in idle if (e.function.name, e.function.version) == (key.name, key.version)]
+        if not gone and idle and len(self._environments) >= self.settings.concurrency:
+            gone = [min(idle, key=lambda environment: environment.used)]
+        for environment in gone:
+            self._pools[environment.function].remove(environment)
+        return gone
 
     def idle(self, environment: Environment) -> None:
         with self._lock:

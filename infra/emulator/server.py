@@ -23,10 +23,10 @@ class Server:
         self.endpoint = f"http://127.0.0.1:{port}"
         os.environ["MOTO_PORT"] = str(port)
         # moto reads these when it is imported
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-        from werkzeug.serving import make_server
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         from infra.emulator import formation
+        from infra.emulator.pooled import PooledServer
 
         formation.install(self.endpoint)
         access.install()
@@ -35,9 +35,9 @@ class Server:
         )
         _route_triggers(self.plane)
         moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server(
-            "127.0.0.1", port, Front(moto, self.plane), threaded=True, request_handler=MotoRequestHandler
-        )
+        # Calls that wait hold a thread each, and what their functions ask of S3 needs threads beside them.
+        threads = 2 * self.plane.settings.concurrency + 64
+        self._server = PooledServer(port, Front(moto, self.plane), threads)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

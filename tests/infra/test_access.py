@@ -7,8 +7,10 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import botocore.auth
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -123,8 +125,20 @@ def test_strangers_and_forgers_are_refused(emulator: Emulator, deploy: Any, buck
     error.value.close()
 
 
-def test_a_browser_is_refused(emulator: Emulator) -> None:
-    request = urllib.request.Request(f"{emulator.endpoint}/_emulator/counts", headers={"Origin": "http://example.com"})
+def test_a_clock_that_is_off_is_told_so(
+    emulator: Emulator, bucket: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = botocore.auth.get_current_datetime()
+    s3 = emulator.client("s3")
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now - timedelta(minutes=20))
+    assert refused(lambda: s3.get_object(Bucket=bucket, Key="data/x"))[1] == "RequestTimeTooSkewed"
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now + timedelta(minutes=10))
+    s3.get_object(Bucket=bucket, Key="data/x")
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://example.com"}, {"Host": "example.com"}])
+def test_a_browser_is_refused(emulator: Emulator, headers: dict[str, str]) -> None:
+    request = urllib.request.Request(f"{emulator.endpoint}/_emulator/counts", headers=headers)
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(request)
     assert error.value.code == 403

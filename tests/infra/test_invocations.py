@@ -200,11 +200,12 @@ def test_a_loop_is_stopped_after_16_hops_unless_allowed(
 
 
 def test_new_code_and_configuration_take_effect(
-    emulator: Emulator, deploy: Any, package: Callable[[str], bytes]
+    emulator: Emulator, deploy: Any, package: Callable[[str], bytes], eventually: Eventually
 ) -> None:
-    function = deploy(COUNT)
+    function = deploy("import os\ndef handler(event, context):\n    return os.getpid()\n")
     client = emulator.client("lambda")
-    assert function.invoke().body == 1
+    old = function.invoke().body
+    assert old in emulator.processes()
     client.update_function_code(FunctionName=function.name, ZipFile=package("def handler(e, c):\n    return 'new'\n"))
     assert function.invoke().body == "new"
     client.update_function_configuration(FunctionName=function.name, Environment={"Variables": {"A": "b"}})
@@ -212,6 +213,7 @@ def test_new_code_and_configuration_take_effect(
         FunctionName=function.name, ZipFile=package("import os\ndef handler(e, c):\n    return os.environ['A']\n")
     )
     assert function.invoke().body == "b"
+    eventually(lambda: old not in emulator.processes())  # an environment of older code goes
 
 
 def test_environments_have_folders_of_their_own_and_leave_none(deploy: Any, eventually: Eventually) -> None:

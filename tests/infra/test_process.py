@@ -96,3 +96,19 @@ def test_another_runtime_is_refused_in_one_line(
     status, code, message = refused(function.invoke)
     assert (status, code) == (502, "InvalidRuntimeException")
     assert message.endswith(f"wants python3.9; this emulator runs on {host_runtime()} and only that")
+
+
+def test_environments_are_no_more_than_the_concurrency(package: Callable[[str], bytes]) -> None:
+    with EmulatorProcess(["--concurrency", "2"]) as running:
+        role = running.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+        functions = running.client("lambda")
+        for name in ("a", "b", "c", "d"):
+            functions.create_function(
+                FunctionName=name,
+                Runtime=host_runtime(),
+                Role=role,
+                Handler="handler.handler",
+                Code={"ZipFile": package("def handler(event, context):\n    return 1\n")},
+            )
+            functions.invoke(FunctionName=name)
+        assert len(running.processes()) <= 3  # the one that gives way may still be on its way out
