@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from coordinator.errors import OvercastError
-from overcast.commands import demo, importing, jobs, listing, results, solving
+from overcast.commands import demo, deploying, importing, jobs, listing, results, solving, submitting
 from overcast.commands.common import as_options, say
 
 NOT_CONVERGED = 4
@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  overcast demo\n"
         "  overcast solve train.libsvm --loss logistic --l2 1e-4\n"
+        "  overcast solve train.libsvm --loss logistic --l2 1e-4 --stage local\n"
         "  overcast predict latest test.libsvm --output predictions.csv\n\n"
         "exit codes: 0 done; 1 failure; 2 unusable input; 3 cancelled; 4 not converged; 130 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, importing, solving, jobs, results, listing):
+    for module in (demo, importing, solving, submitting, jobs, results, listing, deploying):
         module.add_commands(commands)
     return parser
 

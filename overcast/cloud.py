@@ -269,6 +269,11 @@ class CloudJob:
         return f"<job {self.id}: {self.status().state}>"
 
     @property
+    def storage(self) -> S3Storage:
+        """The bucket that it lies in."""
+        return self.client.storage
+
+    @property
     def spec(self) -> JobSpec:
         """What was asked."""
         return JobSpec(**self._ask("GET")["spec"])

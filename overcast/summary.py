@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.jobs import JobSpec
+from coordinator.driver import cost_by_phase
+from coordinator.jobs import JobSpec, JobStore
 from coordinator.results import Result
 from coordinator.solvers import SOLVERS
+from coordinator.storage import Storage
 
 
 def measure(solver: str) -> str:
@@ -66,6 +68,36 @@ def words(result: Result, spec: JobSpec | None = None) -> dict[str, str]:
     if chosen := choice(result.chosen):
         out["chosen"] = chosen
     return out
+
+
+def spending(storage: Storage, job: str) -> dict[str, Any]:
+    """Dollars: what the job has spent, in all and by phase, and what was quoted; empty for one that cost nothing."""
+    store = JobStore(storage)
+    status, quote = store.status(job), store.quote(job)
+    if not status.spent:
+        return {}
+    return {
+        "spent": status.spent,
+        "spent_by_phase": cost_by_phase(store.tasks(job)),
+        "quoted": None if quote is None else quote["dollars"],
+        "quoted_by_phase": {} if quote is None else {phase["name"]: phase["dollars"] for phase in quote["phases"]},
+        "prices_of": None if quote is None else quote["prices_of"],
+    }
+
+
+def paid(bill: Mapping[str, Any]) -> dict[str, str]:
+    """The same for people."""
+    if not bill:
+        return {}
+    spent, quoted = bill["spent_by_phase"], bill["quoted_by_phase"]
+    said = [
+        f"{name} ${spent.get(name, 0.0):.6f}" + (f" (quoted ${quoted[name]:.6f})" if name in quoted else "")
+        for name in sorted({*spent, *quoted}, key=lambda name: (-spent.get(name, 0.0), name))
+    ]
+    rest = bill["spent"] - sum(spent.values())
+    said.append(f"driver ${max(rest, 0.0):.6f}")
+    whole = "" if bill["quoted"] is None else f", quoted ${bill['quoted']:.6f} at prices of {bill['prices_of']}"
+    return {"spent": f"${bill['spent']:.6f}{whole}", "by phase": ", ".join(said)}
 
 
 def choice(chosen: Mapping[str, Any]) -> str:

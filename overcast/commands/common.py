@@ -19,6 +19,8 @@ from coordinator.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from overcast.place import CloudPlace, Place
+
 Commands = Any  # argparse has no public name for it
 Run = Callable[[argparse.Namespace], int]
 
@@ -53,8 +55,11 @@ def as_options(message: str) -> str:
 
 
 def command(commands: Commands, name: str, text: str, example: str, run: Run, **more: Any) -> Any:
-    """Add a command with a help text and examples, one a line; `below` marks one below another command."""
-    below = more.pop("below", False)
+    """Add a command with a help text and examples, one a line.
+
+    `below` marks one below another command, `place=False` one that works neither on a store nor on a stage.
+    """
+    below, place = more.pop("below", False), more.pop("place", True)
     examples = "".join(f"\n  {line.strip()}" for line in example.strip().splitlines())
     parser = commands.add_parser(
         name,
@@ -65,14 +70,36 @@ def command(commands: Commands, name: str, text: str, example: str, run: Run, **
         allow_abbrev=False,
         **more,
     )
-    parser.add_argument(
-        "--store",
-        metavar="DIR",
-        help="folder of the store (default: $OVERCAST_STORE, or ./overcast-store)",
-        default=argparse.SUPPRESS if below else None,  # what was given before the lower command stays
-    )
+    if place:
+        parser.add_argument(
+            "--store",
+            metavar="DIR",
+            help="folder of the store (default: $OVERCAST_STORE, or ./overcast-store)",
+            default=argparse.SUPPRESS if below else None,  # what was given before the lower command stays
+        )
+        parser.add_argument(
+            "--stage",
+            metavar="NAME",
+            help="work in the cloud: a stage by name, or local (default: $OVERCAST_STAGE, or the store)",
+            default=argparse.SUPPRESS if below else None,
+        )
     parser.set_defaults(run=run)
     return parser
+
+
+def at(args: argparse.Namespace, *, make: bool = False) -> Place:
+    """The store or the stage that the options name; `make`: a store in a folder is made if need be."""
+    from overcast.place import open_place
+
+    return open_place(args.store, args.stage, make=make)
+
+
+def stage(args: argparse.Namespace) -> CloudPlace | None:
+    """The stage that is meant; None where a store is."""
+    from overcast.place import CloudPlace, named
+
+    name = named(args.store, args.stage)
+    return None if name is None else CloudPlace.at(name)
 
 
 def add_json(parser: argparse.ArgumentParser, *, below: bool = False) -> None:
@@ -189,18 +216,19 @@ def pairs(items: Sequence[str], what: str) -> dict[str, Any]:
 
 def print_json(value: Any) -> None:
     """Strict JSON on stdout: numbers that are not finite become null."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(plain(value), indent=2, default=str) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as strict JSON has it."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -235,8 +263,8 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 
 def again(args: argparse.Namespace, *words: str) -> str:
-    """A command to go on with, on the same store."""
-    where = ["--store", args.store] if args.store else []
+    """A command to go on with, at the same place."""
+    where = ["--store", args.store] if args.store else ["--stage", args.stage] if args.stage else []
     return shlex.join(["overcast", *words, *where])
 
 

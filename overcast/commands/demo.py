@@ -15,7 +15,8 @@ def add_commands(commands: Commands) -> None:
         "predict late flights: import, solve, predict and report on 327,346 flights from New York",
         """overcast demo
         overcast demo --wide
-        overcast demo --rows 20000""",
+        overcast demo --rows 20000
+        overcast demo --rows 20000 --stage local""",
         _demo,
         about=' Needs the extra "demo".',
     )

@@ -10,6 +10,7 @@ from overcast.commands.common import (
     add_import_options,
     add_json,
     again,
+    at,
     command,
     import_options,
     print_facts,
@@ -27,6 +28,7 @@ def add_commands(commands: Commands) -> None:
         "bring data into the store: libsvm, CSV, TSV, NumPy or Parquet, plain or compressed",
         """overcast import a9a.libsvm.xz --scale std
         overcast import flights.csv --label late --one-hot carrier,origin --name flights
+        overcast import a9a.libsvm.xz --stage prod
         overcast import --list""",
         _import,
     )
@@ -52,7 +54,7 @@ def _import(args: argparse.Namespace) -> int:
     missing = [name for name in args.files if not Path(name).exists()]
     if missing:
         raise InputError(f"no file {missing[0]!r}")
-    storage = stores.open_store(args.store or stores.default_store())
+    storage = at(args, make=True).storage
     source = args.files[0] if len(args.files) == 1 else args.files
     try:
         with import_progress() as progress:
@@ -96,9 +98,8 @@ def _target(classes: tuple[object, ...] | None) -> str:
 
 def _list(args: argparse.Namespace) -> int:
     from coordinator.data.blocks import list_data, open_data
-    from overcast import store as stores
 
-    storage = stores.existing_store(args.store)
+    storage = at(args).storage
     found = [open_data(storage, name) for name in list_data(storage)]
     if args.json:
         print_json([_facts(data) for data in found])
@@ -113,9 +114,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _delete(args: argparse.Namespace) -> int:
     from coordinator.data.blocks import open_data
-    from overcast import store as stores
 
-    storage = stores.existing_store(args.store)
+    storage = at(args).storage
     open_data(storage, args.delete)
     storage.delete(f"data/{args.delete}")
     say(f"deleted data set {args.delete!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import asdict
@@ -14,17 +15,19 @@ from overcast.commands.common import (
     Commands,
     add_json,
     again,
+    at,
     command,
+    plain,
     print_facts,
     print_json,
     print_table,
     say,
     written,
 )
+from overcast.commands.results import add_result
 
 if TYPE_CHECKING:
-    from coordinator.jobs import JobStore
-    from overcast.handle import JobHandle
+    from overcast.place import Job
 
 
 def add_commands(commands: Commands) -> None:
@@ -32,10 +35,11 @@ def add_commands(commands: Commands) -> None:
     parser = command(
         commands,
         "jobs",
-        "list, show, cancel, wait for, resume and clean jobs",
+        "list, show, follow, cancel, wait for, resume and clean jobs",
         """overcast jobs
         overcast jobs show latest
-        overcast jobs cancel 261124""",
+        overcast jobs cancel 261124
+        overcast jobs list --stage prod""",
         _list,
         about=" JOB is an id, its unambiguous beginning, or latest.",
     )
@@ -76,6 +80,31 @@ def add_commands(commands: Commands) -> None:
     wait.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds (exit code 1)")
     wait.add_argument("--quiet", action="store_true", help="show no progress")
     add_json(wait, below=True)
+    events = command(
+        below,
+        "events",
+        "print the figures of each iteration, so far or as they come",
+        """overcast jobs events latest --follow
+        overcast jobs events latest --since 12 --json""",
+        _events,
+        below=True,
+    )
+    _add_job(events)
+    events.add_argument("--since", type=int, default=-1, metavar="N", help="only iterations after N")
+    events.add_argument("--follow", action="store_true", help="go on until the job ends")
+    events.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object a line")
+    logs = command(
+        below,
+        "logs",
+        "print what the job's processes wrote: on a stage, its functions in that time",
+        """overcast jobs logs latest
+        overcast jobs logs latest --workers --stage prod""",
+        _logs,
+        below=True,
+    )
+    _add_job(logs)
+    logs.add_argument("--workers", action="store_true", help="on a stage: the workers, not the driver")
+    add_result(below, "jobs result", below=True)
     clean = command(
         below,
         "clean",
@@ -103,45 +132,23 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", nargs="?", default="latest", metavar="JOB", help="default: latest")
 
 
-def open_job(args: argparse.Namespace, text: str) -> JobHandle:
-    """The job that `text` means."""
-    from coordinator.jobs import JobStore
-    from overcast import store as stores
-    from overcast.handle import JobHandle
-
-    storage = stores.existing_store(args.store)
-    return JobHandle(storage, stores.find_job(JobStore(storage), None if text == "latest" else text))
-
-
-def _handles(args: argparse.Namespace) -> list[JobHandle]:
-    from coordinator.jobs import JobStore
-    from overcast import store as stores
-    from overcast.handle import JobHandle
-
-    storage = stores.existing_store(args.store)
-    store: JobStore = JobStore(storage)
-    made = {job: store.spec(job).created for job in store.ids()}
-    return [JobHandle(storage, job) for job in sorted(made, key=lambda job: made[job])]
-
-
 def _list(args: argparse.Namespace) -> int:
-    handles = _handles(args)
-    found = [(handle.spec, handle.status()) for handle in handles]
+    found = [(seen, seen.status) for seen in at(args).jobs()]
     if args.json:
-        print_json([{"id": spec.id, "data": spec.data, "solver": spec.solver, **asdict(st)} for spec, st in found])
+        print_json([{"id": seen.id, "data": seen.data, "solver": seen.solver, **asdict(st)} for seen, st in found])
         return 0
     rows = [
         (
-            spec.id,
+            seen.id,
             st.state,
-            spec.data,
-            spec.solver,
+            seen.data,
+            seen.solver,
             st.iteration,
             "" if st.relative is None else f"{st.relative:.1e}",
             _seconds(st),
             st.message,
         )
-        for spec, st in found
+        for seen, st in found
     ]
     columns = ("job", "state", "data", "solver", "iteration", "rel. gradient", "seconds", "message")
     print_table(columns, rows, right=("iteration", "rel. gradient", "seconds"))
@@ -156,7 +163,7 @@ def _seconds(status: Any) -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
-    handle = open_job(args, args.job)
+    handle = at(args).job(args.job)
     spec, status = handle.spec, handle.status()
     if args.tasks:
         return _tasks(handle, args.tasks)
@@ -168,20 +175,23 @@ def _show(args: argparse.Namespace) -> int:
     facts = {"job": spec.id, "state": status.state, "message": status.message, "data": spec.data}
     facts |= {key: str(value) for key, value in asked(spec.problem).items()}
     facts |= {"solver": spec.solver, **{f"  {key}": str(value) for key, value in spec.settings.items()}}
-    facts |= {"workers": str(spec.workers or "all cores"), "iteration": str(status.iteration)}
+    facts |= {"workers": str(spec.workers or "as many as there are"), "iteration": str(status.iteration)}
     if status.objective is not None:
         facts["objective"] = f"{status.objective:.10g}"
     if status.relative is not None:
         facts[measure(spec.solver)] = f"{status.relative:.2e}"
     facts["seconds"] = _seconds(status)
     facts["created"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(spec.created))
+    if status.spent:
+        facts["spent"] = f"${status.spent:.6f}"
+        facts["hand-overs"] = str(status.hops)
     print_facts({key: value for key, value in facts.items() if value != ""})
     if status.state == "interrupted":
         say(f"go on with: {again(args, 'solve', '--resume', spec.id)}")
     return 0
 
 
-def _tasks(handle: JobHandle, path: str) -> int:
+def _tasks(handle: Job, path: str) -> int:
     from overcast.records import write_csv
 
     records = handle.tasks()
@@ -195,7 +205,8 @@ def _tasks(handle: JobHandle, path: str) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    for handle in [open_job(args, text) for text in args.jobs]:
+    place = at(args)
+    for handle in [place.job(text) for text in args.jobs]:
         status = handle.status()
         handle.cancel()
         say(f"job {handle.id} " + (f"had ended: {status.state}" if status.final else "will stop"))
@@ -203,32 +214,47 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _wait(args: argparse.Namespace) -> int:
-    from coordinator.solvers import make_solver
-    from overcast.commands.solving import show_end
-    from overcast.progress import SolveProgress
-    from overcast.summary import measure
+    from overcast.commands.solving import follow
 
-    handle = open_job(args, args.job)
-    spec = handle.spec
-    title = f"job {handle.id}: {spec.solver} on {spec.data}"
-    tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
+    return follow(at(args).job(args.job), args, args.timeout)
+
+
+def _events(args: argparse.Namespace) -> int:
+    from overcast.progress import cells
+
+    handle = at(args).job(args.job)
     try:
-        with SolveProgress(title, tol, quiet=args.quiet, measure=measure(spec.solver)) as progress:
-            for row in handle.stream(args.timeout):
-                progress(row)
-    except TimeoutError as error:
-        say(f"{error}; it goes on")
-        return 1
+        for row in handle.stream() if args.follow else handle.events(args.since):
+            if row["iteration"] <= args.since:
+                continue
+            if args.json:
+                print(json.dumps(plain(row), separators=(",", ":")), flush=True)
+            else:
+                said = {name: text for name, text in cells(row).items() if text}
+                print(", ".join(f"{name} {text}" for name, text in said.items()), flush=True)
     except KeyboardInterrupt:
-        say(f"job {handle.id} goes on; to stop it: {again(args, 'jobs', 'cancel', handle.id)}")
         return 130
-    return show_end(handle, handle.result(), args)
+    return 0
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from overcast.logs import lines
+
+    place = at(args)
+    try:
+        for line in lines(place, place.job(args.job).id, workers=args.workers):
+            print(line)
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def _clean(args: argparse.Namespace) -> int:
     if bool(args.jobs) == args.ended:
         raise InputError("name jobs to delete, or say --ended")
-    chosen = [h for h in _handles(args) if h.status().final] if args.ended else [open_job(args, t) for t in args.jobs]
+    place = at(args)
+    names = [seen.id for seen in place.jobs() if seen.status.final] if args.ended else args.jobs
+    chosen = [place.job(name) for name in names]
     for handle in chosen:
         handle.delete()
     say(f"deleted {len(chosen)} job{'' if len(chosen) == 1 else 's'}")
@@ -236,7 +262,7 @@ def _clean(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    handle = open_job(args, args.job)
+    handle = at(args).job(args.job)
     handle.resume()
     print(handle.id)
     return 0

@@ -12,6 +12,7 @@ from overcast.commands.common import (
     Commands,
     add_json,
     add_reading_options,
+    at,
     command,
     print_facts,
     print_json,
@@ -20,27 +21,13 @@ from overcast.commands.common import (
     say,
     written,
 )
-from overcast.commands.jobs import open_job
 
 _JOB = " JOB is an id, its unambiguous beginning, or latest."
 
 
 def add_commands(commands: Commands) -> None:
     """Add the commands."""
-    result = command(
-        commands,
-        "result",
-        "show what a job found; save its coefficients",
-        """overcast result latest
-        overcast result latest --save model.npz
-        overcast result latest --json""",
-        _result,
-        about=_JOB,
-    )
-    result.add_argument("job", nargs="?", default="latest", metavar="JOB", help="default: latest")
-    result.add_argument("--save", metavar="FILE.npz", help="write coef, intercept, classes and features")
-    result.add_argument("--top", type=int, default=10, metavar="N", help="list the N largest coefficients")
-    add_json(result)
+    add_result(commands)
     predict = command(
         commands,
         "predict",
@@ -92,20 +79,41 @@ def add_commands(commands: Commands) -> None:
     report.add_argument("--output", metavar="FILE.html", help="where to (default: report-JOB.html)")
 
 
+def add_result(commands: Commands, words: str = "result", *, below: bool = False) -> None:
+    """`overcast result`, and the same below `overcast jobs`."""
+    result = command(
+        commands,
+        "result",
+        "show what a job found and took; save its coefficients",
+        f"""overcast {words} latest
+        overcast {words} latest --save model.npz
+        overcast {words} latest --json""",
+        _result,
+        about=_JOB,
+        below=below,
+    )
+    result.add_argument("job", nargs="?", default="latest", metavar="JOB", help="default: latest")
+    result.add_argument("--save", metavar="FILE.npz", help="write coef, intercept, classes and features")
+    result.add_argument("--top", type=int, default=10, metavar="N", help="list the N largest coefficients")
+    add_json(result, below=below)
+
+
 def _result(args: argparse.Namespace) -> int:
     from coordinator.results import load_result
-    from overcast.summary import facts, words
+    from overcast.summary import facts, paid, spending, words
 
-    handle = open_job(args, args.job)
-    result, spec = load_result(handle.storage, handle.id), handle.spec
+    place = at(args)
+    handle = place.job(args.job)
+    result, spec = load_result(place.storage, handle.id), handle.spec
+    bill = spending(place.storage, handle.id)
     if args.save:
         _save(result, Path(args.save))
         say(f"wrote {args.save}")
     if args.json:
         more = {"coef": result.coef_, "intercept": result.intercept_, "classes": result.classes_}
-        print_json(facts(result, spec) | more | {"features": result.features, "history": result.history})
+        print_json(facts(result, spec) | bill | more | {"features": result.features, "history": result.history})
         return 0
-    print_facts(words(result, spec))
+    print_facts(words(result, spec) | paid(bill))
     if args.top > 0:
         _coefficients(result, args.top)
     return 0
@@ -114,9 +122,12 @@ def _result(args: argparse.Namespace) -> int:
 def _uncertainty(args: argparse.Namespace) -> int:
     import numpy as np
 
+    from overcast.handle import JobHandle
+
     names = ("method", "accuracy", "covariance", "level", "draw", "estimates")
     options = {name: getattr(args, name) for name in names}
-    found = open_job(args, args.job).uncertainty(**options, leverage=bool(args.leverage))
+    place = at(args)
+    found = JobHandle(place.storage, place.job(args.job).id).uncertainty(**options, leverage=bool(args.leverage))
     if found.leverages is not None:
         with written(Path(args.leverage), "wb") as file:
             np.save(file, found.leverages)
@@ -161,11 +172,12 @@ def _predict(args: argparse.Namespace) -> int:
     from overcast import store as stores
     from overcast.prediction import predict_file, quality
 
-    handle = open_job(args, args.job)
-    result = load_result(handle.storage, handle.id)
+    place = at(args)
+    handle = place.job(args.job)
+    result = load_result(place.storage, handle.id)
     if args.proba and result.loss not in {"logistic", "softmax"}:
         raise InputError(f"loss {result.loss!r} gives no probabilities: leave --proba out, or fit logistic or softmax")
-    origin = stores.origin_of(handle.storage, handle.spec.data)
+    origin = stores.origin_of(place.storage, handle.spec.data)
     found = predict_file(result, Path(args.file), origin, reading_options(args))
     if args.output:
         with written(Path(args.output), "w") as file:
@@ -198,7 +210,8 @@ def _label(value: object) -> str:
 
 
 def _report(args: argparse.Namespace) -> int:
-    handle = open_job(args, args.job)
-    path = handle.report(args.output)
-    print(path)
+    from overcast.report import write_report
+
+    place = at(args)
+    print(write_report(place.storage, place.job(args.job).id, args.output))
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.errors import InputError
+from coordinator.errors import InputError, JobMissingError
 from overcast.commands.common import (
     Commands,
     add_import_options,
@@ -18,12 +18,27 @@ from overcast.commands.common import (
     print_facts,
     print_json,
     say,
+    stage,
 )
 
 if TYPE_CHECKING:
+    from overcast.cloud import CloudJob
     from overcast.handle import JobHandle
+    from overcast.place import CloudPlace, Job, Place
 
-_GO_ON: Final = ("command", "data", "default_of", "detach", "json", "quiet", "resume", "run", "store")  # with --resume
+# what may stand beside --resume
+_GO_ON: Final = (
+    "command",
+    "data",
+    "default_of",
+    "detach",
+    "json",
+    "quiet",
+    "resume",
+    "run",
+    "stage",
+    "store",
+)  # with --resume
 
 
 def add_commands(commands: Commands) -> None:
@@ -36,11 +51,25 @@ def add_commands(commands: Commands) -> None:
         overcast solve train.csv.gz --label price --loss squared --l2 1e-3 --scale std
         overcast solve a9a --loss logistic --solver lbfgs --set memory=20 --tol 1e-8
         overcast solve constraints.csv --cost cost.csv
+        overcast solve a9a --loss logistic --l2 1e-4 --stage prod --max-cost 0.50
         overcast solve --resume""",
         _solve,
         about=" A file is imported first, under its name. Exit code 4: ended without converging.\nThe rows of a linear "
         "program's data are those of A, their targets b; bounds on x are rows too.",
     )
+    add_problem_options(parser)
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="JOB", help="go on with a job (default: the newest interrupted one)"
+    )
+    parser.add_argument("--detach", action="store_true", help="run in the background; print the job's id")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_json(parser)
+    add_import_options(parser, "when DATA is a file")
+    parser.set_defaults(default_of=parser.get_default)
+
+
+def add_problem_options(parser: argparse.ArgumentParser) -> None:
+    """What to solve, and how."""
     parser.add_argument("data", nargs="?", metavar="DATA", help="a data set of the store, or a file")
     parser.add_argument("--loss", metavar="NAME", help="logistic, softmax, squared, poisson, huber, squared-hinge")
     parser.add_argument(
@@ -62,30 +91,54 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("--tol", type=float, metavar="X", help="stop at this relative gradient, or gap")
     parser.add_argument("--max-iter", type=int, metavar="N", help="most iterations")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the solver's random streams")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads, or on a stage calls at once (default: all)")
     parser.add_argument("--start", metavar="JOB", help="start from the solution of this job")
     parser.add_argument("--id", help="id of the new job (default: made of the time)")
     parser.add_argument("--policy", default="wait", metavar="P", help="stragglers: wait or speculate (default: wait)")
-    parser.add_argument(
-        "--resume", nargs="?", const="", metavar="JOB", help="go on with a job (default: the newest interrupted one)"
-    )
-    parser.add_argument("--detach", action="store_true", help="run in the background; print the job's id")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    add_json(parser)
-    add_import_options(parser, "when DATA is a file")
-    parser.set_defaults(default_of=parser.get_default)
+    parser.add_argument("--max-cost", type=float, metavar="X", help="on a stage: stop at X dollars, keeping the best")
+    parser.add_argument("--deadline", type=float, metavar="S", help="on a stage: the same after S seconds")
 
 
 def _solve(args: argparse.Namespace) -> int:
-    handle = _resumed(args) if args.resume is not None else _created(args)
+    if (place := stage(args)) is not None:
+        job = _resumed_there(place, args) if args.resume is not None else submitted(place, args)
+        return name_of(job, args) if args.detach else follow(job, args)
+    handle = _resumed(args) if args.resume is not None else created(args)
     if args.detach:
         handle.launch()
-        if args.json:
-            print_json({"job": handle.id})
-        else:
-            print(handle.id)
-        return 0
+        return name_of(handle, args)
     return run_here(handle, args)
+
+
+def name_of(handle: Job, args: argparse.Namespace) -> int:
+    """Print the id of a job that runs in the background."""
+    if args.json:
+        print_json({"job": handle.id})
+    else:
+        print(handle.id)
+    return 0
+
+
+def follow(handle: Job, args: argparse.Namespace, timeout: float | None = None) -> int:
+    """Show the progress of a job that runs elsewhere, and its result; the exit code."""
+    from coordinator.solvers import make_solver
+    from overcast.progress import SolveProgress
+    from overcast.summary import measure
+
+    spec = handle.spec
+    title = f"job {handle.id}: {spec.solver} on {spec.data}"
+    tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
+    try:
+        with SolveProgress(title, tol, quiet=args.quiet, measure=measure(spec.solver)) as progress:
+            for row in handle.stream(timeout):
+                progress(row)
+    except TimeoutError as error:
+        say(f"{error}; it goes on")
+        return 1
+    except KeyboardInterrupt:
+        say(f"job {handle.id} goes on; to stop it: {again(args, 'jobs', 'cancel', handle.id)}")
+        return 130
+    return show_end(handle, handle.result(), args)
 
 
 def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
@@ -109,19 +162,19 @@ def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
     return show_end(handle, result, args)
 
 
-def show_end(handle: JobHandle, result: Any, args: argparse.Namespace) -> int:
+def show_end(handle: Job, result: Any, args: argparse.Namespace) -> int:
     """Print a result; the exit code that it means."""
-    from overcast.summary import facts, words
+    from overcast.summary import facts, paid, spending, words
 
-    spec = handle.spec
+    spec, bill = handle.spec, spending(handle.storage, handle.id)
     if args.json:
-        print_json(facts(result, spec))
+        print_json(facts(result, spec) | bill)
     else:
-        print_facts(words(result, spec))
+        print_facts(words(result, spec) | paid(bill))
     return end_code(handle, result)
 
 
-def end_code(handle: JobHandle, result: Any) -> int:
+def end_code(handle: Job, result: Any) -> int:
     """The exit code that an end means, with a line on stderr for all but the good one."""
     if handle.status().state == "cancelled":
         say(f"job {handle.id} was cancelled; its best iterate so far is kept")
@@ -132,16 +185,29 @@ def end_code(handle: JobHandle, result: Any) -> int:
     return 0
 
 
-def _resumed(args: argparse.Namespace) -> JobHandle:
-    from coordinator.jobs import JobStore
-    from overcast import store as stores
-    from overcast.handle import JobHandle
-
+def _check_resume(args: argparse.Namespace) -> None:
     if args.data is not None:
         raise InputError("--resume takes a job, and DATA starts a new one: give one of them")
     if given := [name for name, value in vars(args).items() if name not in _GO_ON and value != args.default_of(name)]:
         words = ", ".join("--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"--resume goes on with a job as it was asked for: leave out {words}")
+
+
+def _resumed_there(place: CloudPlace, args: argparse.Namespace) -> Job:
+    """A job of a stage that goes on."""
+    _check_resume(args)
+    waiting = [seen.id for seen in place.jobs() if seen.status.state in {"interrupted", "queued"}]
+    if not args.resume and not waiting:
+        raise JobMissingError("no interrupted or queued job on this stage")
+    return place.job(args.resume or waiting[-1]).resume()
+
+
+def _resumed(args: argparse.Namespace) -> JobHandle:
+    from coordinator.jobs import JobStore
+    from overcast import store as stores
+    from overcast.handle import JobHandle
+
+    _check_resume(args)
     storage = stores.existing_store(args.store)
     handle = JobHandle(storage, stores.find_job(JobStore(storage), args.resume or None, ("interrupted", "queued")))
     handle.reopen()
@@ -162,15 +228,12 @@ def _cost(path: Path) -> Any:
         raise InputError(f"{path}: not a vector of numbers ({error})") from None
 
 
-def _created(args: argparse.Namespace) -> JobHandle:
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What to solve and how, as `Client.prepare` has it; InputError for what is missing."""
     if args.data is None:
         raise InputError("no data: name a data set or a file, or say --resume")
     if args.loss is None and args.cost is None:
         raise InputError("no --loss: say what to minimise, such as --loss logistic, or a linear program by --cost FILE")
-    from overcast import store as stores
-    from overcast.client import Client
-    from overcast.progress import import_progress
-
     settings = pairs(args.settings, "--set")
     for name in ("tol", "max_iter", "seed"):
         if getattr(args, name) is not None:
@@ -178,22 +241,61 @@ def _created(args: argparse.Namespace) -> JobHandle:
     weight = args.class_weight
     if weight is not None and weight != "balanced":
         weight = pairs(weight.split(","), "--class-weight")
+    return {
+        "loss": {"name": args.loss, **pairs(args.loss_option, "--loss-option")} if args.loss_option else args.loss,
+        "c": None if args.cost is None else _cost(Path(args.cost)),
+        "l2": args.l2,
+        "l1": args.l1,
+        "intercept": not args.no_intercept,
+        "class_weight": weight,
+        "solver": args.solver,
+        "settings": settings,
+        "workers": args.workers,
+    }
+
+
+def created(args: argparse.Namespace) -> JobHandle:
+    """A new job in the store, not yet run."""
+    wanted = asked(args)
+    if args.max_cost is not None or args.deadline is not None:
+        raise InputError("--max-cost and --deadline go with a stage: say --stage NAME")
+    from overcast import store as stores
+    from overcast.client import Client
+    from overcast.progress import import_progress
+
     client = Client(args.store or stores.default_store())
     with import_progress(quiet=args.quiet) as progress:
         return client.prepare(
             args.data,
-            {"name": args.loss, **pairs(args.loss_option, "--loss-option")} if args.loss_option else args.loss,
-            c=None if args.cost is None else _cost(Path(args.cost)),
-            l2=args.l2,
-            l1=args.l1,
-            intercept=not args.no_intercept,
-            class_weight=weight,
-            solver=args.solver,
-            settings=settings,
-            workers=args.workers,
+            **wanted,
             start=args.start,
             id=args.id,
             policy=args.policy,
             import_options=import_options(args),
             progress=progress,
         )
+
+
+def submitted(place: CloudPlace, args: argparse.Namespace) -> CloudJob:
+    """A new job of a stage; it runs."""
+    wanted = asked(args)
+    settings = wanted.pop("settings")
+    return place.cloud.submit(
+        data_there(place, args),
+        **wanted,
+        start=None if args.start is None else place.job(args.start).id,
+        id=args.id,
+        policy=args.policy,
+        max_cost=args.max_cost,
+        deadline=args.deadline,
+        **settings,
+    )
+
+
+def data_there(place: Place, args: argparse.Namespace) -> str:
+    """The data set, imported to the place if it is a file that is not there."""
+    from overcast import store as stores
+    from overcast.progress import import_progress
+
+    with import_progress(quiet=args.quiet) as progress:
+        return stores.find_data(place.storage, args.data, import_options(args), progress).name
