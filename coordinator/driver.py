@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -12,10 +13,11 @@ import numpy as np
 
 from coordinator.data.blocks import RowBlocks, load_scale, open_data
 from coordinator.errors import CancelledError, InputError, JobError, UnknownNameError
-from coordinator.executors.local import LocalExecutor
+from coordinator.executors.choice import check_executor, open_place
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.kernels import join, memo_bytes
 from coordinator.linear_program import KIND, LinearProgram, program_from_spec
+from coordinator.mapping import is_map, run_map
 from coordinator.phases import Speculate, StragglerPolicy, Wait
 from coordinator.problem import Problem, problem_from_spec
 from coordinator.profile import Profile, measure
@@ -23,13 +25,13 @@ from coordinator.results import Result, load_result, make_result, save_result
 from coordinator.runtime import Runtime, TaskRecord
 from coordinator.solvers import check_problem, make_solver
 from coordinator.solvers.base import Solver, State
-from coordinator.storage import FileStorage, MemoryStorage, Storage
-from coordinator.tasks import Worker
+from coordinator.storage import FileStorage, Storage
 
 Watcher = Callable[[Mapping[str, Any]], None]
 Replay = Mapping[int, Mapping[str, Sequence[int]]]
 POLICIES: Final[Mapping[str, StragglerPolicy]] = {"wait": Wait(), "speculate": Speculate()}
 CANCELLED: Final = "cancelled"
+MAP_MEMO: Final = 256 << 20  # bytes of items that local workers keep
 
 
 def class_counts(storage: Storage, data: RowBlocks) -> dict[str, float]:
@@ -64,16 +66,22 @@ def check_spec(storage: Storage, spec: JobSpec) -> Problem | LinearProgram:
     problem = open_problem(storage, spec, lambda data: {str(c): 1.0 for c in data.classes or ()})
     solver = make_solver(spec.solver, spec.settings)
     check_problem(solver, problem)
-    if spec.policy not in POLICIES:
-        raise InputError(f"policy must be one of {', '.join(POLICIES)}, not {spec.policy!r}")
-    if spec.workers is not None and spec.workers < 1:
-        raise InputError(f"workers must be >= 1, not {spec.workers}")
+    check_place(storage, spec)
     for name, value in (("max_cost", spec.max_cost), ("deadline", spec.deadline)):
         if value is not None and not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a number above 0, not {value!r}")
     if spec.start is not None:
         _start(storage, spec, problem)
     return problem
+
+
+def check_place(storage: Storage, spec: JobSpec) -> None:
+    """InputError for a policy, an executor or a number of workers that cannot be had."""
+    if spec.policy not in POLICIES:
+        raise InputError(f"policy must be one of {', '.join(POLICIES)}, not {spec.policy!r}")
+    check_executor(spec.executor, storage)
+    if spec.workers is not None and spec.workers < 1:
+        raise InputError(f"workers must be >= 1, not {spec.workers}")
 
 
 def run_job(storage: Storage, job: str, watch: Watcher | None = None, replay: Replay | None = None) -> Result:
@@ -87,15 +95,58 @@ def run_job(storage: Storage, job: str, watch: Watcher | None = None, replay: Re
     """
     store = JobStore(storage)
     spec = store.spec(job)
+    if is_map(spec):
+        raise JobError(f"job {job!r} maps a function: it has results, not a solution")
+    if not _claim(store, job):
+        return load_result(storage, job)
+    with _accounted(store, job):
+        return _run_here(store, spec, watch, replay or {})
+
+
+def run_map_job(storage: Storage, job: str, watch: Watcher | None = None, *, allow_code: bool = False) -> None:
+    """Run or resume a job that maps a function here, to its end; its status says whether it was cancelled.
+
+    `allow_code` : lets the function run in this process, or on workers on this machine. Raises JobError when the job
+    runs already, ItemError when its function fails, and CodeRefusedError where it may not run.
+    """
+    store = JobStore(storage)
+    spec = store.spec(job)
+    if not _claim(store, job):
+        return
+    with (
+        _accounted(store, job),
+        open_place(spec.executor, storage, job, spec.workers, MAP_MEMO, allow_code=allow_code) as place,
+    ):
+        ctx = Runtime(place.executor, place.scratch, policy=POLICIES[spec.policy], stopped=Stops(store, spec))
+        with ctx.session():
+            run_map(store, spec, ctx, partial(store.update, job), watch, root=place.root)
+
+
+def carry_out(storage: Storage, job: str, *, allow_code: bool = False) -> None:
+    """Run or resume a job of whatever kind here; see `run_job` and `run_map_job`."""
+    if is_map(JobStore(storage).spec(job)):
+        run_map_job(storage, job, allow_code=allow_code)
+    else:
+        run_job(storage, job)
+
+
+def _claim(store: JobStore, job: str) -> bool:
+    """Make the job this process's to run; False when it has ended, JobError when it runs."""
     if not store.claim(job):
         status = store.status(job)
         if status.final:
-            return load_result(storage, job)
+            return False
         raise JobError(f"job {job!r} runs already, in process {status.pid}: wait for it, or cancel it")
-    if isinstance(storage, FileStorage):
-        storage.sweep(f"jobs/{job}")  # of a run before that was killed after this store was opened
+    if isinstance(store.storage, FileStorage):
+        store.storage.sweep(f"jobs/{job}")  # of a run before that was killed after this store was opened
+    return True
+
+
+@contextmanager
+def _accounted(store: JobStore, job: str) -> Iterator[None]:
+    """Keep in the job's status how a run ended that ended in an exception."""
     try:
-        return _run_here(store, spec, watch, replay or {})
+        yield
     except KeyboardInterrupt:
         store.update(job, state="interrupted", pid=None, message="interrupted; resume it")
         raise
@@ -122,13 +173,12 @@ def _start(storage: Storage, spec: JobSpec, problem: Problem | LinearProgram) ->
 
 def _run_here(store: JobStore, spec: JobSpec, watch: Watcher | None, replay: Replay) -> Result:
     problem = open_problem(store.storage, spec)
-    scratch = MemoryStorage()
     memo = memo_bytes(problem.data.n_rows, problem.n_outputs)
-    with LocalExecutor(Worker(store.storage, scratch, memo), spec.workers) as executor:
-        ctx = Runtime(executor, scratch, policy=POLICIES[spec.policy], stopped=Stops(store, spec))
+    with open_place(spec.executor, store.storage, spec.id, spec.workers, memo) as place:
+        ctx = Runtime(place.executor, place.scratch, policy=POLICIES[spec.policy], stopped=Stops(store, spec))
         profile = Profile(**spec.profile) if spec.profile is not None else measure(spec.workers)
         update = partial(store.update, spec.id)
-        result = Loop(store, spec, ctx, profile, update, watch, replay=replay).run(problem)
+        result = Loop(store, spec, ctx, profile, update, watch, root=place.root, replay=replay).run(problem)
     assert result is not None  # nobody asked it to leave
     return result
 

@@ -54,10 +54,11 @@ class JobSpec:
     data : name of a data set in the store.
     problem : fields of `problem_from_spec` (or {"kind": ...} of another form of problem).
     solver, settings : name in the registry, and its settings.
-    workers : threads of the local executor (None: all cores), most calls at once of the AWS executor.
+    workers : threads of the local executor (None: all cores), most calls at once of the others.
     profile : rates of the machine that decisions stand on (None: measured at the start).
     start : job whose solution is the starting point, or None.
     policy : straggler policy, "wait" or "speculate".
+    executor : what runs the tasks of a job that is driven here, "local" or "lithops".
     max_cost : dollars at which it stops with its best iterate so far, in the cloud.
     deadline : time at which it does so, in seconds since 1970.
     """
@@ -71,6 +72,7 @@ class JobSpec:
     profile: Mapping[str, Any] | None = None
     start: str | None = None
     policy: str = "wait"
+    executor: str = "local"
     max_cost: float | None = None
     deadline: float | None = None
     created: float = 0.0

@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from coordinator.driver import run_job
+from coordinator.driver import carry_out
 from coordinator.errors import JobError, OvercastError
 from coordinator.jobs import JobStore
 from coordinator.storage import FileStorage, Storage
@@ -19,13 +19,16 @@ from coordinator.storage import FileStorage, Storage
 _threads: Final[dict[tuple[int | str, str], threading.Thread]] = {}
 
 
-def start_process(storage: FileStorage, job: str) -> None:
-    """Run `job` in a process of its own session: what ends this one leaves it alone. Its output is kept in log.txt."""
+def start_process(storage: FileStorage, job: str, *, allow_code: bool = False) -> None:
+    """Run `job` in a process of its own session: what ends this one leaves it alone. Its output is kept in log.txt.
+
+    `allow_code` lets a function that the job brings run there.
+    """
     log = storage.path(f"jobs/{job}/log.txt")
     pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-m", "overcast.background", str(storage.root), job],
-        os.environ,
+        {**os.environ, "OVERCAST_ALLOW_CODE": "1"} if allow_code else os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666),
@@ -38,13 +41,13 @@ def start_process(storage: FileStorage, job: str) -> None:
     threading.Thread(target=_reap, args=(pid,), name=f"overcast-reap-{pid}", daemon=True).start()
 
 
-def start_thread(storage: Storage, job: str) -> None:
-    """Run `job` in a thread of this process."""
+def start_thread(storage: Storage, job: str, *, allow_code: bool = False) -> None:
+    """Run `job` in a thread of this process; `allow_code` lets a function that it brings run, too."""
     if thread_runs(storage, job):
         raise JobError(f"job {job!r} runs already: wait for it, or cancel it")
     for key in [key for key, thread in _threads.items() if not thread.is_alive()]:
         del _threads[key]
-    thread = threading.Thread(target=_run, args=(storage, job), name=f"overcast-job-{job}", daemon=True)
+    thread = threading.Thread(target=_run, args=(storage, job, allow_code), name=f"overcast-job-{job}", daemon=True)
     _threads[_name(storage), job] = thread
     thread.start()
 
@@ -76,9 +79,9 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, 0)
 
 
-def _run(storage: Storage, job: str) -> None:
+def _run(storage: Storage, job: str, allow_code: bool) -> None:
     with suppress(Exception):  # the job's status says what went wrong
-        run_job(storage, job)
+        carry_out(storage, job, allow_code=allow_code)
 
 
 def main(argv: list[str]) -> int:
@@ -86,7 +89,7 @@ def main(argv: list[str]) -> int:
     root, job = argv
     storage = FileStorage(root)
     try:
-        run_job(storage, job)
+        carry_out(storage, job)
     except OvercastError as error:
         sys.stderr.write(f"overcast: {error}\n")
         return error.exit_code

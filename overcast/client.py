@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, Final
@@ -12,23 +12,27 @@ from typing import Any, Final
 import numpy as np
 from scipy import sparse
 
+from coordinator.cloud.deployment import cloud_profile
 from coordinator.data.blocks import list_data, open_data
 from coordinator.data.frames import is_frame
 from coordinator.data.importing import ImportReport, Progress
-from coordinator.driver import Watcher, check_spec, run_job
+from coordinator.driver import Watcher, check_place, check_spec, run_job, run_map_job
 from coordinator.errors import InputError
 from coordinator.jobs import JobSpec, JobStore, new_id
 from coordinator.linear_program import KIND, cost_vector
 from coordinator.losses import Loss, loss_from_spec
+from coordinator.mapping import create_map
 from coordinator.problem import Penalty
+from coordinator.profile import Profile
 from coordinator.results import Result
 from coordinator.solvers import make_solver
 from coordinator.storage import Storage
 from overcast import store as stores
-from overcast.handle import JobHandle
+from overcast.handle import JobHandle, made_here
 
 SOLVER: Final = "oversketched-newton"
 PROGRAMS: Final = "interior-point"
+LITHOPS_PHASE: Final = 2.0  # seconds that a phase takes through Lithops, whatever it does
 
 
 class Client:
@@ -36,7 +40,8 @@ class Client:
 
     Parameters
     ----------
-    store : folder, made if need be; None keeps everything in memory, for as long as the client lives.
+    store : folder, made if need be, or "s3://BUCKET"; None keeps everything in memory, for as long as the client lives.
+    allow_code : lets functions that are mapped run in this process, and on workers on this machine.
 
     Examples
     --------
@@ -48,8 +53,9 @@ class Client:
     >>> job.result().coef_
     """
 
-    def __init__(self, store: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, store: str | os.PathLike[str] | None = None, *, allow_code: bool = False) -> None:
         self.storage = stores.open_store(store)
+        self.allow_code = allow_code
         self._jobs = JobStore(self.storage)
 
     def import_data(
@@ -96,6 +102,7 @@ class Client:
         start: str | JobHandle | None = None,
         id: str | None = None,  # noqa: A002  the word users know
         policy: str = "wait",
+        executor: str = "local",
         wait: bool = False,
         **settings: Any,
     ) -> JobHandle:
@@ -117,10 +124,12 @@ class Client:
         class_weight : {class: weight}, list in the order of classes, or "balanced".
         solver, settings : name in the registry (`overcast solvers`; default: oversketched-newton, for linear programs
             interior-point), and its settings, such as tol, max_iter, seed.
-        workers : threads; None: all cores.
+        workers : threads, or calls at once elsewhere; None: all cores, or 32.
         start : earlier job (or its id) to start from the solution of.
         id : of the job; default: made of the time.
         policy : what to do about straggling tasks, "wait" or "speculate".
+        executor : what runs the tasks: "local" is threads of one process here, "lithops" whatever back end Lithops is
+            configured for.
         wait : return only when it has ended.
 
         Raises InputError for whatever cannot be used; nothing is stored then.
@@ -139,6 +148,7 @@ class Client:
             start=start,
             id=id,
             policy=policy,
+            executor=executor,
         )
         handle.launch()
         if wait:
@@ -160,6 +170,7 @@ class Client:
         start: str | JobHandle | None = None,
         id: str | None = None,  # noqa: A002  the word users know
         policy: str = "wait",
+        executor: str = "local",
         watch: Watcher | None = None,
         **settings: Any,
     ) -> Result:
@@ -181,6 +192,7 @@ class Client:
             start=start,
             id=id,
             policy=policy,
+            executor=executor,
         )
         return run_job(self.storage, handle.id, watch)
 
@@ -200,6 +212,7 @@ class Client:
         start: str | JobHandle | None = None,
         id: str | None = None,  # noqa: A002  the word users know
         policy: str = "wait",
+        executor: str = "local",
         import_options: Mapping[str, Any] | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> JobHandle:
@@ -216,6 +229,8 @@ class Client:
             problem = pose(loss, l2, l1, intercept, class_weight)
             loss_from_spec(problem["loss"])
             Penalty(l2=problem["l2"], l1=problem["l1"])
+        if executor != "local" and made_here(problem):
+            raise InputError(f"loss {problem['loss']!r} is known in this process only: use executor='local' for it")
         solver = solver or (SOLVER if c is None else PROGRAMS)
         make_solver(solver, settings)
         job = id or new_id()
@@ -234,30 +249,82 @@ class Client:
                 workers=workers,
                 start=start,
                 policy=policy,
+                executor=executor,
                 version=version("overcast"),
             )
             check_spec(self.storage, spec)
-            spec = replace(spec, profile=asdict(stores.profile_of(self.storage)))
+            spec = replace(spec, profile=asdict(self._profile(spec)))
             return JobHandle(self.storage, self._jobs.create(spec).id)
         except BaseException:
             if name not in before:
                 self.storage.delete(f"data/{name}")
             raise
 
+    def map(
+        self,
+        fn: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        executor: str = "local",
+        workers: int | None = None,
+        retries: int = 2,
+        policy: str = "wait",
+        trust_results: bool = False,
+        id: str | None = None,  # noqa: A002  the word users know
+        watch: Watcher | None = None,
+    ) -> list[Any]:
+        """`[fn(item) for item in items]` on workers, with failures tried again; a job like others.
+
+        The function travels by cloudpickle and runs only where code is allowed: `Client(allow_code=True)` for this
+        process and machine, OVERCAST_ALLOW_CODE=1 on workers elsewhere. Python's minor version must be the same there.
+
+        Parameters
+        ----------
+        fn : function of one item. What it imports must be installed where it runs.
+        items : plain data and arrays of numbers travel as such, anything else by cloudpickle.
+        executor, workers, policy, id : as for `submit`; the policy "speculate" gives stragglers a second copy.
+        retries : times that the function may fail on one item before the job does.
+        trust_results : let results that are no plain data or arrays come back pickled. Unpickling them runs what the
+            workers, and whoever can write to the store, wish.
+        watch : called with "done", "items" and "seconds" now and then.
+
+        Raises
+        ------
+        ItemError
+            When the function fails on an item; `index` is the item's.
+        CodeRefusedError
+            Where code is not allowed, or the function that was found is not the one that was sent.
+        CancelledError
+            When it is cancelled; `job(id).resume()` goes on.
+        """
+        job = id or new_id()
+        spec = JobSpec(job, "", {}, "", workers=workers, policy=policy, executor=executor, version=version("overcast"))
+        check_place(self.storage, spec)
+        create_map(self._jobs, spec, fn, items, pickled=trust_results, attempts=retries + 1)
+        run_map_job(self.storage, job, watch, allow_code=self.allow_code)
+        return self.job(job).outputs(trust_results=trust_results)
+
     def job(self, id: str) -> JobHandle:  # noqa: A002  the word users know
         """A handle on the job; its unambiguous beginning is enough. JobMissingError if there is none."""
-        return JobHandle(self.storage, stores.find_job(self._jobs, id))
+        return JobHandle(self.storage, stores.find_job(self._jobs, id), allow_code=self.allow_code)
 
     def jobs(self) -> tuple[JobHandle, ...]:
         """All jobs, oldest first."""
         made = {job: self._jobs.spec(job).created for job in self._jobs.ids()}
-        return tuple(JobHandle(self.storage, job) for job in sorted(made, key=lambda job: made[job]))
+        found = sorted(made, key=lambda job: made[job])
+        return tuple(JobHandle(self.storage, job, allow_code=self.allow_code) for job in found)
 
     list = jobs
 
     def data(self) -> tuple[str, ...]:
         """Names of the data sets."""
         return tuple(list_data(self.storage))
+
+    def _profile(self, spec: JobSpec) -> Profile:
+        """Rates of the machine, or of the workers, that run the job."""
+        if spec.executor == "local":
+            return stores.profile_of(self.storage)
+        return replace(cloud_profile(spec.workers), phase=LITHOPS_PHASE)
 
     def delete_data(self, name: str) -> None:
         """Remove a data set. Jobs that use it can no longer run; their results stay."""

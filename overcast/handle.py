@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.driver import run_job
-from coordinator.errors import JobError, UnknownNameError
+from coordinator.driver import carry_out
+from coordinator.errors import CancelledError, JobError, UnknownNameError
 from coordinator.jobs import JobSpec, JobStore, Status
 from coordinator.losses import LOSSES
+from coordinator.mapping import is_map, load_outputs
 from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.storage import FileStorage, Storage
@@ -26,10 +27,14 @@ _SLOW = 0.25
 
 
 class JobHandle:
-    """A job in a store. It holds nothing but the job's id: two handles on one job see the same."""
+    """A job in a store. It holds nothing but the job's id: two handles on one job see the same.
 
-    def __init__(self, storage: Storage, job: str) -> None:
+    `allow_code` lets a function that the job maps run here, when it is resumed.
+    """
+
+    def __init__(self, storage: Storage, job: str, *, allow_code: bool = False) -> None:
         self.storage = storage
+        self.allow_code = allow_code
         self.id = job
         self._store = JobStore(storage)
 
@@ -99,11 +104,34 @@ class JobHandle:
         TimeoutError
             After `timeout` seconds; the job goes on.
         """
+        if is_map(self.spec):
+            raise JobError(f"job {self.id} maps a function: outputs() has its results")
         status = self.wait(timeout)
         if status.state in {"done", "cancelled"}:
             return load_result(self.storage, self.id)
         remedy = "; resume() goes on from its newest checkpoint" if status.state == "interrupted" else ""
         raise JobError(f"job {self.id} {_verb(status)}: {status.message}{remedy}")
+
+    def outputs(self, timeout: float | None = None, *, trust_results: bool = False) -> list[Any]:
+        """Wait, and the results of a job that maps a function, in the order of its items.
+
+        Raises
+        ------
+        InputError
+            For results that are pickled, unless `trust_results` says that their writers may run code here.
+        CancelledError, JobError
+            For a job that was cancelled, and for one that failed, is interrupted or maps nothing.
+        TimeoutError
+            After `timeout` seconds; the job goes on.
+        """
+        spec = self.spec
+        if not is_map(spec):
+            raise JobError(f"job {self.id} is a solve: result() has its solution")
+        status = self.wait(timeout)
+        if status.state == "done":
+            return load_outputs(self.storage, spec, trust=trust_results)
+        error = CancelledError if status.state == "cancelled" else JobError
+        raise error(f"job {self.id} {_verb(status)}: {status.message}; resume() goes on")
 
     def cancel(self) -> None:
         """Ask it to stop: it does within a second and keeps its best iterate. Nothing happens to an ended job."""
@@ -117,7 +145,7 @@ class JobHandle:
         """
         self.reopen()
         if wait:
-            run_job(self.storage, self.id)
+            carry_out(self.storage, self.id, allow_code=self.allow_code)
         else:
             self.launch()
         return self
@@ -134,13 +162,10 @@ class JobHandle:
     def launch(self) -> None:
         """Run it in the background: a process for a store on disk, else (and for a loss made here) a thread."""
         self._store.update(self.id, when=("interrupted",), state="queued", pid=None, message="")
-        loss = self.spec.problem.get("loss")
-        kind = LOSSES.get(loss["name"] if isinstance(loss, dict) else str(loss))
-        homemade = kind is not None and kind.__module__ != "coordinator.losses"
-        if isinstance(self.storage, FileStorage) and not homemade:
-            background.start_process(self.storage, self.id)
+        if isinstance(self.storage, FileStorage) and not made_here(self.spec.problem):
+            background.start_process(self.storage, self.id, allow_code=self.allow_code)
         else:
-            background.start_thread(self.storage, self.id)
+            background.start_thread(self.storage, self.id, allow_code=self.allow_code)
 
     def delete(self) -> None:
         """Delete everything of it; JobError while it runs."""
@@ -168,6 +193,13 @@ class JobHandle:
             if name not in known:
                 raise UnknownNameError("option of uncertainty", name, known)
         return uncertainty(self.storage, self.id, Options(**options))
+
+
+def made_here(problem: Mapping[str, Any]) -> bool:
+    """Whether the problem's loss is one that is registered in this process only."""
+    loss = problem.get("loss")
+    kind = LOSSES.get(loss["name"] if isinstance(loss, dict) else str(loss))
+    return kind is not None and kind.__module__ != "coordinator.losses"
 
 
 def _at_rest(status: Status) -> bool:

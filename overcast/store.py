@@ -45,9 +45,13 @@ def default_store() -> Path:
 
 
 def open_store(store: str | os.PathLike[str] | None) -> Storage:
-    """A store in the folder `store`, made if need be; None: in memory."""
+    """A store in the folder `store`, made if need be, or in a bucket, "s3://BUCKET"; None: in memory."""
     if store is None:
         return MemoryStorage()
+    if isinstance(store, str) and store.startswith("s3://"):
+        from coordinator.s3 import S3Storage
+
+        return S3Storage(store.removeprefix("s3://").rstrip("/"))
     if Path(store).exists() and not Path(store).is_dir():
         raise InputError(f"cannot use {os.fspath(store)} as a store: it is no folder")
     return FileStorage(store)

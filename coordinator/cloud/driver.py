@@ -26,6 +26,7 @@ from coordinator.driver import CANCELLED, POLICIES, Loop, Stops, open_problem
 from coordinator.errors import CancelledError, InputError, JobMissingError, LeaseLostError, OvercastError, StorageError
 from coordinator.executors.aws import LIMIT, Invoke, LambdaExecutor
 from coordinator.jobs import JobSpec, JobStore, Status
+from coordinator.mapping import is_map, run_map
 from coordinator.phases import Phase
 from coordinator.profile import Profile
 from coordinator.runtime import Runtime
@@ -196,9 +197,12 @@ class _Run:
                 derived=f"jobs/{spec.id}/derived",
                 tidy=False,
             )
+            hops = f".{self.status.hops:04d}-{self.owner[:4]}"
+            if is_map(spec):
+                run_map(self.store, spec, ctx, self._update, root=self.root, run_id=hops)
+                return True
             problem = open_problem(self.storage, spec, partial(class_counts, ctx))
             profile = Profile(**spec.profile) if spec.profile is not None else cloud_profile(spec.workers)
-            hops = f".{self.status.hops:04d}-{self.owner[:4]}"
             loop = Loop(self.store, spec, ctx, profile, self._update, root=self.root, leave=self._late, run_id=hops)
             return loop.run(problem) is not None
 

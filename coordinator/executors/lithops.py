@@ -330,8 +330,7 @@ class LithopsPool:
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None, *, allow_code: bool = False) -> None:
-        if importlib.util.find_spec("lithops") is None:
-            raise InputError('executor "lithops" needs Lithops: pip install "overcast[lithops]"')
+        check_installed()
         from lithops.config import load_config
 
         try:
@@ -387,6 +386,12 @@ class LithopsPool:
             raise InputError(f"Lithops cannot start with its configuration: {said}; try `lithops hello`") from error
 
 
+def check_installed() -> None:
+    """InputError where Lithops is not."""
+    if importlib.util.find_spec("lithops") is None:
+        raise InputError('executor "lithops" needs Lithops: pip install "overcast[lithops]"')
+
+
 def is_local(config: Mapping[str, Any]) -> bool:
     """Whether a configuration of Lithops means this machine."""
     general = config.get("lithops") or {}
@@ -419,4 +424,4 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:500]
 
 
-__all__ = ["LithopsExecutor", "LithopsPool", "Pool", "completed", "is_local", "last_words"]
+__all__ = ["LithopsExecutor", "LithopsPool", "Pool", "check_installed", "completed", "is_local", "last_words"]

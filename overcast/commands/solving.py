@@ -94,6 +94,9 @@ def add_problem_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="threads, or on a stage calls at once (default: all)")
     parser.add_argument("--start", metavar="JOB", help="start from the solution of this job")
     parser.add_argument("--id", help="id of the new job (default: made of the time)")
+    parser.add_argument(
+        "--executor", default="local", metavar="E", help="what runs the tasks: local or lithops (default: local)"
+    )
     parser.add_argument("--policy", default="wait", metavar="P", help="stragglers: wait or speculate (default: wait)")
     parser.add_argument("--max-cost", type=float, metavar="X", help="on a stage: stop at X dollars, keeping the best")
     parser.add_argument("--deadline", type=float, metavar="S", help="on a stage: the same after S seconds")
@@ -271,6 +274,7 @@ def created(args: argparse.Namespace) -> JobHandle:
             start=args.start,
             id=args.id,
             policy=args.policy,
+            executor=args.executor,
             import_options=import_options(args),
             progress=progress,
         )
