@@ -12,6 +12,7 @@ from sketches.determinantal import (
     estimates_needed,
     log_weights,
     mean_step,
+    scaling,
 )
 from sketches.factor import Factor, factor
 from sketches.operators import (
@@ -61,6 +62,7 @@ __all__ = [
     "factor",
     "log_weights",
     "mean_step",
+    "scaling",
     "sketch_from_spec",
     "stream",
     "to_spec",

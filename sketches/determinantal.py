@@ -36,6 +36,7 @@ __all__ = [
     "estimates_needed",
     "log_weights",
     "mean_step",
+    "scaling",
 ]
 
 ROW_LAWS: Final = ("fixed", "poisson", "bernoulli")
@@ -99,6 +100,15 @@ def correction(law: str, gram: NDArray[Any], ridge: NDArray[Any] | float, k: int
     if law != "fixed":
         return 1.0
     return min(max(debias(gram, ridge, k).nu + 1.0 / k, NU_FLOOR), 1.0)
+
+
+def scaling(gram: NDArray[Any], ridge: NDArray[Any] | float, m: float) -> float:
+    """Return nu such that (G / nu + R)^-1, weighed alike, has next to no bias: that of `sketches.debias`, less 1 / m.
+
+    Without R, Gaussian sketches then have none, E[G^-1] = m / (m - d - 1) H^-1, where 1 - d / m leaves 1 / (m - d): as
+    much as the noise of a mean of d m estimates.
+    """
+    return max(debias(gram, ridge, m).nu - 1.0 / m, NU_FLOOR)
 
 
 def log_weights(logdets: NDArray[Any]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from coordinator.problem import Problem
 from coordinator.solvers.metric import Scaled, rounding
 from coordinator.solvers.objective import Matrix, Objective, Point, Vector
 from coordinator.tasks import Arrays, Work, kernel
-from sketches import ROW_LAWS, Combined, Quorum, combine, correction, debias, draw_rows, stream
+from sketches import ROW_LAWS, Combined, Quorum, combine, correction, draw_rows, scaling, stream
 
 Array = NDArray[Any]
 
@@ -44,7 +44,7 @@ class Draw:
     law : of `sketches.draw_rows`, or "sjlt", a sketch of all rows.
     rows : drawn, or of the sketch; for a sketch about as many.
     correct : "none"; "determinant", for weights that are determinants (`sketches.correction`); or "scale", which
-        inflates the data term (`sketches.debias`), for weights that are equal.
+        inflates the data term (`sketches.scaling`), for weights that are equal.
     """
 
     law: str
@@ -175,7 +175,7 @@ def inverse(
     missed = cover(G, work.input("guard")) if "guard" in work.task.inputs else 0
     nu = 1.0
     if law.correct == "scale":
-        nu = debias(G, ridge, rows).nu
+        nu = scaling(G, ridge, rows)
     elif law.correct == "determinant":
         nu = correction(law.law, G, ridge, law.rows)
     H = G / nu

@@ -60,9 +60,7 @@ def add_commands(commands: Commands) -> None:
     )
     doubt.add_argument("--covariance", default="auto", help="model, sandwich, or auto: by the loss (default)")
     doubt.add_argument("--level", type=float, default=0.95, metavar="L", help="of the intervals (default: 0.95)")
-    doubt.add_argument(
-        "--draw", default="sjlt", help="estimates from sjlt, fixed, poisson or bernoulli (default: sjlt)"
-    )
+    doubt.add_argument("--draw", default="sjlt", help="sjlt, fixed, poisson or bernoulli (default: sjlt)")
     doubt.add_argument("--estimates", type=int, default=0, metavar="Q", help="how many (default: by the accuracy)")
     doubt.add_argument("--leverage", metavar="FILE.npy", help="write the rows' leverage scores, in stored order")
     add_json(doubt)
