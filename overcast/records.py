@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import IO, Any, Final
@@ -99,7 +100,7 @@ def _sum(kind: str, group: Sequence[tuple[TaskRecord, str]]) -> PhaseSum:
     reports = [record.report for record, _ in group if record.report is not None]
     return PhaseSum(
         kind=kind,
-        runs=len({record.phase for record, _ in group}),
+        runs=_runs([record for record, _ in group]),
         attempts=len(group),
         stragglers=seen.count("straggler"),
         retries=sum(record.attempt > 1 for record, _ in group),
@@ -117,6 +118,15 @@ def _sum(kind: str, group: Sequence[tuple[TaskRecord, str]]) -> PhaseSum:
         bytes_out=sum(report.bytes_out for report in reports),
         dollars=sum(report.cost for report in reports),
     )
+
+
+def _runs(records: Sequence[TaskRecord]) -> int:
+    """How many phases these are of: names come again in each iteration, and so do first attempts at a task."""
+    firsts = Counter((record.phase, record.index) for record in records if record.attempt == 1)
+    most: dict[str, int] = {}
+    for (phase, _), count in firsts.items():
+        most[phase] = max(count, most.get(phase, 0))
+    return sum(most.values())
 
 
 def lanes(records: Sequence[TaskRecord]) -> list[str]:

@@ -205,7 +205,7 @@ def _choices(chosen: Mapping[str, Any]) -> str:
 def _settings(story: Story) -> dict[str, Any]:
     spec = story.spec
     out: dict[str, Any] = {"data": spec.data, **asked(spec.problem), "solver": spec.solver, **spec.settings}
-    out |= {"workers": spec.workers or "all cores", "policy": spec.policy, "start": spec.start}
+    out |= {"workers": spec.workers or "as many as there are", "policy": spec.policy, "start": spec.start}
     return {key: value for key, value in out.items() if value is not None}
 
 

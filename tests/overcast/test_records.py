@@ -44,6 +44,8 @@ def test_sums_by_phase_are_those_of_the_records():
     assert (gradient.init, gradient.get, gradient.compute) == pytest.approx((0.5, 0.2, 0.9))
     assert (sketch.kind, sketch.cold, sketch.dollars) == ("sketch", 0, 0.0)
     assert by_phase([]) == []
+    later = [record("gradient#1", i, 9.0 + i, 9.5 + i) for i in range(3)]
+    assert [one.runs for one in by_phase(RECORDS + later)] == [2, 1], "names come again in the next iteration"
 
 
 def test_marks():
