@@ -80,18 +80,25 @@ def gram(work: Work, *, problem: Problem, what: str) -> Arrays:
 
 
 @kernel("glm.gram_columns")
-def gram_columns(work: Work, *, problem: Problem, what: str) -> Arrays:
-    """Exact Hessian of the losses at `w` in the features of input `columns` (int64) and the intercept, as by `gram`."""
-    return _gram(work, problem, what, work.input("columns"))
+def gram_columns(work: Work, *, problem: Problem, what: str, every: int) -> Arrays:
+    """Hessian of the losses at `w` in the features of input `columns` (int64) and the intercept, as by `gram`.
+
+    From each `every`-th row of a block, which then counts as many times: 1 is exact.
+    """
+    return _gram(work, problem, what, work.input("columns"), every)
 
 
-def _gram(work: Work, problem: Problem, what: str, columns: Array | None) -> Arrays:
+def _gram(work: Work, problem: Problem, what: str, columns: Array | None, every: int = 1) -> Arrays:
     grams: list[Array] = []
     for rowwise in each(work, problem):
-        h, X = rowwise.hessian(), rowwise.block.X
+        h, X = rowwise.hessian()[::every], rowwise.block.X[::every]
         if columns is not None:
             X = X[:, columns]
         p = X.shape[1] + rowwise.intercept
+
+        def weighed(values: Array, rowwise: Rowwise = rowwise) -> Array:
+            return every * rowwise.weighed(values, slice(None, None, every))
+
         if rowwise.loss.multi and what == "full":
             K = h.shape[1]
             grams = grams or [np.zeros((K, p, K, p))]
@@ -99,13 +106,13 @@ def _gram(work: Work, problem: Problem, what: str, columns: Array | None) -> Arr
                 for b in range(a + 1):
                     # negative off the diagonal: the Gram of the magnitude with the sign outside
                     part = np.zeros((p, p))
-                    weighted_gram(part, X, rowwise.weighed(h[:, a] * (1 - h[:, a] if a == b else h[:, b])), rowwise)
+                    weighted_gram(part, X, weighed(h[:, a] * (1 - h[:, a] if a == b else h[:, b])), rowwise)
                     part = mirrored(part)
                     grams[0][a, :, b, :] += part if a == b else -part
                     if a != b:
                         grams[0][b, :, a, :] -= part.T
             continue
-        weights = rowwise.weighed(h * (1 - h)).T if rowwise.loss.multi else [rowwise.weighed(h)]
+        weights = weighed(h * (1 - h)).T if rowwise.loss.multi else [weighed(h)]
         grams = grams or [np.zeros((p, p)) for _ in weights]
         for G, weight in zip(grams, weights, strict=True):
             weighted_gram(G, X, weight, rowwise)

@@ -6,6 +6,7 @@ Decisions are functions of these figures and of the iterates alone, so that a re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, log, sqrt
 from typing import Any, Final
 
@@ -15,11 +16,16 @@ from coordinator.profile import Profile
 NEWTON_STEPS: Final = 6.0  # outer iterations from zero to the last digit, typical of a GLM
 SETTLING: Final = 4.0  # steps before quasi-Newton iterations enter their linear phase
 RENEWALS: Final = 1.5  # metrics a solve builds
-WIDE_QUASI, WIDE_CG = 400.0, 200.0  # passes with a diagonal metric, as seen on one-hot data
+WIDE_QUASI, WIDE_CG = 130.0, 150.0  # passes with a head and a diagonal, as seen on one-hot data
 BEST_RATE: Final = 2.0  # log-reduction a pass that even the exact Hessian of a moment ago does not exceed
 MULTIPLES: Final = (3, 5, 10, 20, 40)  # sketch rows tried, in units of the columns
 DENSE_LIMIT: Final = 6000  # columns of the largest matrix that is formed and factored
 FULL_LIMIT: Final = 4000  # parameters up to which all classes share one matrix
+HEAD: Final = 2000  # columns that are taken exactly where there are too many for a matrix of all
+HEAD_BYTES: Final = 512 << 20  # of their matrices
+HEAD_ROWS: Final = 20  # rows a column that their matrices are made of
+HEAD_READS: Final = 40  # what the matrices may cost, in passes: the conditioning of wide problems is seldom mild
+LEAST_HEAD: Final = 100
 SPARSE_PAIR_SECONDS: Final = 6e-9  # a pair of non-zeros in a sparse Gram, one core
 
 
@@ -32,7 +38,7 @@ class Costs:
 
     @property
     def what(self) -> str:
-        """Form of the Hessian model: "full", one matrix per "class", or "diagonal"."""
+        """Form of the Hessian model: "full", one matrix per "class", or "diagonal" but for the heaviest columns."""
         if self.problem.n_parameters <= FULL_LIMIT or self.problem.n_outputs == 1:
             return "full" if self.problem.n_parameters <= DENSE_LIMIT else "diagonal"
         return "class" if self.problem.n_rows_of_w <= DENSE_LIMIT // 2 else "diagonal"
@@ -40,11 +46,24 @@ class Costs:
     @property
     def columns(self) -> int:
         """Columns of one matrix of the model."""
+        if self.what == "diagonal":
+            return self.head[0]
         return self.problem.n_parameters if self.what == "full" else self.problem.n_rows_of_w
+
+    @cached_property
+    def head(self) -> tuple[int, int]:
+        """Of a model "diagonal": columns taken exactly, from each so many-th row; as many as are cheap in passes."""
+        room = int((HEAD_BYTES / 8 / self.problem.n_outputs) ** 0.5)
+        columns, n = min(HEAD, room, self.problem.data.n_features), self.problem.data.n_rows
+        while True:
+            every = max(1, n // (HEAD_ROWS * columns))
+            if columns <= LEAST_HEAD or self._gram(columns, every) + self._factor(columns) <= HEAD_READS * self.read():
+                return columns, every
+            columns //= 2
 
     @property
     def matrices(self) -> int:
-        return self.problem.n_outputs if self.what == "class" else 1
+        return 1 if self.what == "full" else self.problem.n_outputs
 
     def overhead(self) -> float:
         return self.profile.phase + self.profile.task * len(self.problem.data.keys) / self.profile.workers
@@ -60,14 +79,19 @@ class Costs:
         return work + self.overhead()
 
     def gram(self) -> float:
-        """The exact Hessian."""
-        data, q = self.problem.data, self.columns
+        """The exact Hessian; of a model "diagonal" its head, and the diagonal."""
+        if self.what == "diagonal":
+            return self._gram(*self.head) + self.read()
+        return self._gram(self.columns, 1) + self.overhead()
+
+    def _gram(self, q: int, every: int) -> float:
+        data = self.problem.data
         rate = self.profile.syrk32 / (1 if data.dtype == "float32" else 2)
         work = data.n_rows * q * q / rate
         if data.layout == "csr":
             pairs = data.nnz**2 / max(data.n_rows, 1)
             work = min(work + data.n_rows * q * 8 / self.profile.scatter, pairs * SPARSE_PAIR_SECONDS)
-        return work * self._class_pairs() + self.overhead()
+        return work * self._class_pairs() / every
 
     def sketch(self, rows: float, hashes: int) -> float:
         """A sketched Hessian of `rows` rows with `hashes` non-zeros a column."""
@@ -81,7 +105,10 @@ class Costs:
         return scatters * scatter + self.matrices * rows * q * q / rate + self.overhead()
 
     def factor(self) -> float:
-        return self.matrices * self.columns**3 / 3 / self.profile.solve64
+        return self._factor(self.columns)
+
+    def _factor(self, q: int) -> float:
+        return self.matrices * q**3 / 3 / self.profile.solve64
 
     def spectrum(self) -> float:
         """Debiasing and the pencil test: eigenvalues and two triangular solves."""
@@ -103,6 +130,7 @@ class Plan:
     ----------
     strategy, what : of the solver, and the form of its Hessian model with `columns` columns.
     rows, hashes : of the sketch; 0 rows: the exact Hessian.
+    every : of a model "diagonal": its columns' matrix is made of each so many-th row.
     predicted : seconds from zero to the tolerance, by strategy.
     figures : seconds of the moves, on which the predictions stand.
     """
@@ -112,6 +140,7 @@ class Plan:
     columns: int
     rows: int
     hashes: int
+    every: int
     predicted: dict[str, float]
     figures: dict[str, float]
 
@@ -151,8 +180,8 @@ def make_plan(
 
     if costs.what == "diagonal":
         # no law predicts a diagonal's rate; conjugate gradients need fewer passes the worse the condition
-        offer("metric", WIDE_QUASI * read, 0)
-        offer("pcg", WIDE_CG * read, 0)
+        offer("metric", WIDE_QUASI * read + gram + factor, 0)
+        offer("pcg", WIDE_CG * read + RENEWALS * (gram + factor), 0)
     else:
         if costs.what == "full":
             offer("exact", NEWTON_STEPS * (read + gram + factor), 0)
@@ -174,7 +203,8 @@ def make_plan(
     chosen = strategy if strategy != "auto" else min(allowed & predicted.keys(), key=predicted.__getitem__)
     m = size.get(chosen, rows or min(n, 5 * q))
     figures = {"read": read, "gram": gram, "factor": factor, "sketch": costs.sketch(m or 5 * q, hashes)}
-    return Plan(chosen, costs.what, q, m, hashes, predicted, figures)
+    every = costs.head[1] if costs.what == "diagonal" else 1
+    return Plan(chosen, costs.what, q, m, hashes, every, predicted, figures)
 
 
 def laws(problem: Problem, kind: str, rows: int, hashes: int) -> list[dict[str, Any]]:

@@ -97,6 +97,42 @@ class Diagonal:
 
 
 @dataclass(frozen=True)
+class Head:
+    """A matrix for some rows of the parameters (p, K), the diagonal for the others.
+
+    For more columns than a matrix may have: the heaviest ones, such as the frequent words of a text, are those that the
+    intercept and others depend on, and the diagonal says enough of the rare ones.
+    """
+
+    head: Dense
+    rows: NDArray[np.int64]
+    tail: Diagonal
+
+    @classmethod
+    def of(cls, objective: Objective, at: Point, columns: int, every: int) -> Head | Diagonal:
+        """With the `columns` features of the largest second derivatives in the head, from each `every`-th row."""
+        problem, ridge = objective.problem, objective.ridge
+        d, K = problem.data.n_features, problem.n_outputs
+        diagonal = objective.diagonal(at)
+        tail = Diagonal.of(diagonal, ridge)
+        if not columns:
+            return tail
+        weights = diagonal.reshape(-1, K)[:d].sum(axis=1)
+        features = np.sort(np.argsort(-weights, kind="stable")[:columns])
+        grams = objective.gram_columns(at, features, "full" if K == 1 else "class", every)
+        rows = np.append(features, d) if problem.intercept else features
+        with objective.ctx.linalg():
+            head = Dense.of(grams, ridge.reshape(-1, K)[rows].ravel(), problem.data.dtype)
+        return cls(head, rows, tail)
+
+    def solve(self, v: Vector) -> Vector:
+        out = self.tail.solve(v)
+        K = len(self.head.factors)
+        out.reshape(-1, K)[self.rows] = self.head.solve(v.reshape(-1, K)[self.rows].ravel()).reshape(-1, K)
+        return out
+
+
+@dataclass(frozen=True)
 class Solved:
     """A direction from conjugate gradients: `rate` is the log-reduction of the residual an iteration."""
 

@@ -16,7 +16,7 @@ from coordinator.solvers import costs
 from coordinator.solvers.base import advance, wants_double
 from coordinator.solvers.linesearch import line_search
 from coordinator.solvers.memory import Memory
-from coordinator.solvers.metric import Dense, Diagonal, Metric, conjugate_gradients
+from coordinator.solvers.metric import Dense, Diagonal, Head, Metric, conjugate_gradients
 from coordinator.solvers.objective import Objective, Point, Vector
 from coordinator.solvers.prox import ProximalState, prox_direction
 from coordinator.solvers.tiles import tiled_sketch
@@ -242,7 +242,7 @@ class Move:
     def _build_metric(self, base: NewtonState, at: Point) -> Metric:
         plan, ridge = base.chosen["plan"], self.objective.ridge
         if plan["what"] == "diagonal":
-            return Diagonal.of(self.objective.diagonal(at), ridge)
+            return Head.of(self.objective, at, plan["columns"], plan["every"])
         if plan["rows"]:
             matrices, m = self._sketch(at, base.base_iteration, base)
             self.row["sketch_rows"] = m
@@ -295,8 +295,6 @@ class Move:
 
     def _build(self) -> float:
         plan = self.state.chosen["plan"]
-        if plan["what"] == "diagonal":
-            return self._figure("read")
         return self._figure("sketch" if plan["rows"] else "gram") + self._figure("factor")
 
     def _double(self) -> bool:

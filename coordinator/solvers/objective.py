@@ -126,13 +126,13 @@ class Objective:
         self.passes += 1
         return [self._order(G, what) / self.weight for G in total(results)]
 
-    def gram_columns(self, at: Point, columns: NDArray[np.int64], what: str = "full") -> list[Matrix]:
-        """`gram` restricted to the features `columns` and the intercept."""
+    def gram_columns(self, at: Point, columns: NDArray[np.int64], what: str = "full", every: int = 1) -> list[Matrix]:
+        """`gram` restricted to the features `columns` and the intercept; from each `every`-th row of the blocks."""
         inputs = {"w": at.key, "columns": self.ctx.put(columns)}
         blocks = self._blocks_of(self.groups(what, len(columns) + int(self.problem.intercept)))
-        params = [{"what": what}] * len(blocks)
+        params = [{"what": what, "every": every}] * len(blocks)
         results = self.phase("hessian", "glm.gram_columns", blocks, inputs, double=at.double, params=params)
-        self.passes += 1
+        self.passes += 1 / every
         return [self._order(G, what) / self.weight for G in total(results)]
 
     def sketch(

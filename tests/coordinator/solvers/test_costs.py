@@ -52,7 +52,7 @@ def test_the_figures_are_what_the_rates_say():
         ("softmax", 4, 999, "full", 1),
         ("softmax", 4, 1000, "class", 4),
         ("softmax", 20, 2999, "class", 20),
-        ("softmax", 20, 3000, "diagonal", 1),
+        ("softmax", 20, 3000, "diagonal", 20),
     ],
 )
 def test_the_form_of_the_model(loss, K, d, what, matrices):
@@ -186,7 +186,7 @@ def test_the_result_says_what_was_chosen_and_on_which_figures(solve):
     )
     chosen = found.state.chosen
     assert chosen["strategy"] == "sketch"
-    assert set(chosen["plan"]) == {"strategy", "what", "columns", "rows", "hashes", "predicted", "figures"}
+    assert set(chosen["plan"]) == {"strategy", "what", "columns", "rows", "hashes", "every", "predicted", "figures"}
     assert chosen["plan"]["figures"].keys() == {"read", "gram", "factor", "sketch"}
     assert chosen["plan"]["predicted"]["sketch"] > 0
     assert [s["iteration"] for s in chosen["sketches"]] == list(range(found.state.iteration))

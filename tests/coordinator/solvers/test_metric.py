@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from coordinator.solvers import costs
-from coordinator.solvers.metric import Dense, Diagonal, Scaled, conjugate_gradients, rounding
+from coordinator.solvers.metric import Dense, Diagonal, Head, Scaled, conjugate_gradients, rounding
 from coordinator.solvers.moves import diagonal_suffices
 from coordinator.solvers.objective import Objective
 from coordinator.solvers.weak import null_free, weak_search
@@ -54,6 +54,52 @@ def test_a_diagonal_with_empty_columns():
     metric = Diagonal.of(np.array([4.0, 0.0, 2.0]), np.zeros(3))
     assert metric.solve(np.ones(3)).tolist() == [0.25, 0.5, 0.5]
     assert Diagonal.of(np.zeros(2), np.zeros(2)).solve(np.ones(2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+@pytest.mark.parametrize("loss", ["logistic", "softmax"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_head_is_exact_in_the_heaviest_columns(Toy, Bench, loss, layout, intercept, every):
+    toy = Toy(loss, layout, intercept=intercept)
+    d, K = toy.X.shape[1], toy.problem.n_outputs
+    with Bench(toy.storage, toy.problem) as bench:
+        objective = Objective(toy.problem, bench.ctx)
+        metric = Head.of(objective, objective.at(toy.w), 3, every)
+    diagonal = np.diag(toy.oracle.hessian(toy.w)).reshape(-1, K)
+    weights = np.diag(toy.oracle.data_hessian(toy.w)).reshape(-1, K)[:d].sum(axis=1)
+    rows = np.append(np.sort(np.argsort(-weights)[:3]), np.arange(d, d + intercept))
+    assert metric.rows.tolist() == rows.tolist()
+    # each third row of the blocks of 33, counted thrice
+    kept = np.concatenate([np.arange(start, min(start + 33, 90), every) for start in range(0, 90, 33)])
+    _, _, bend = toy.oracle.rows(toy.oracle.margins(toy.w))
+    A, s = toy.oracle.A[kept], every * toy.weight[kept] / toy.weight.sum()
+    v = np.random.default_rng(3).standard_normal(diagonal.shape)
+    expected = v / diagonal
+    for k in range(K):
+        G = (A * (s * bend[kept, k, k])[:, None]).T @ A + np.diag(toy.oracle.ridge.reshape(-1, K)[:, k])
+        expected[rows, k] = np.linalg.solve(G[np.ix_(rows, rows)], v[rows, k])
+    np.testing.assert_allclose(metric.solve(v.ravel()), expected.ravel(), rtol=1e-7)
+
+
+@pytest.mark.parametrize("strategy", ["metric", "pcg"])
+def test_wide_rows_converge_in_few_passes(solve, monkeypatch, strategy):
+    """Groups of dummies, one set in each row, of which one group refines another: as flights and tail numbers do."""
+    rng = np.random.default_rng(0)
+    n, d = 4000, 600
+    fine = (600 * rng.random(n) ** 3).astype(int)
+    X = np.zeros((n, d + 24))
+    X[np.arange(n), fine], X[np.arange(n), d + fine % 12], X[np.arange(n), d + 12 + rng.integers(12, size=n)] = 1, 1, 1
+    y = (X @ rng.standard_normal(d + 24) + rng.standard_normal(n) > 0).astype(float)
+    monkeypatch.setattr(costs, "DENSE_LIMIT", 300)
+    passes = {}
+    for head in (100, 1):
+        monkeypatch.setattr(costs, "HEAD", head)
+        spec = {"loss": "logistic", "l2": 1e-5}
+        found = solve(X, y, spec, classes=(0.0, 1.0), strategy=strategy, tol=1e-8)
+        assert found.converged
+        passes[head] = found.state.passes
+    assert passes[100] < 0.6 * passes[1]
 
 
 @pytest.mark.parametrize("loss", ["logistic", "softmax"])
