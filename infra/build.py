@@ -1,9 +1,10 @@
-"""python -m infra.build [--arch arm64|x86_64] [--local]: make dist/lambda-*.zip, the package of all functions.
+"""python -m infra.build [--arch arm64|x86_64] [--python P] [--local]: make dist/lambda-*.zip, of all functions.
 
 It holds coordinator, sketches, overcast, lambda and what they need at run time, without tests and stubs. For a real
 stage the packages are wheels for Amazon Linux 2023; every shared library's glibc symbols are checked against it,
-because a package that is too new builds and deploys without complaint and fails at its first call. With --local the
-packages are this environment's. The same input gives the same bytes.
+because a package that is too new builds and deploys without complaint and fails at its first call. Where a Python of
+the runtime's version is at hand, what a cold start imports is compiled ahead. With --local the packages are this
+environment's. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.elf import ElfError, glibc_needed, is_elf, machine
+from infra.precompile import compiled, find_interpreter, imported
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 OURS: Final = ("coordinator", "sketches", "overcast", "lambda")
@@ -34,7 +36,7 @@ ZIPPED: Final = 50 * 1024 * 1024  # Lambda's limit of a direct upload
 UNZIPPED: Final = 250 * 1024 * 1024
 _WHEEL_ARCH: Final = {"x86_64": "x86_64", "arm64": "aarch64"}
 _DROP = re.compile(
-    r"(^|/)(tests?|_?testing_data|__pycache__|include|\.libs-doc|doc|examples|benchmarks)/"
+    r"^bin/|(^|/)(tests?|_?testing_data|__pycache__|include|\.libs-doc|doc|examples|benchmarks)/"
     r"|\.(pyi|pyx|pxd|c|h|f90|pc|a|typed|ini|md|rst|build)$"
     r"|(^|/)(conftest\.py|setup\.py)$"
     r"|\.dist-info/(?!METADATA$|licenses/|LICENSE)"
@@ -64,8 +66,13 @@ class Built:
     digest: str
 
 
-def build(arch: str = "arm64", *, local: bool = False, out: Path | None = None) -> Built:
-    """Make the package for a real stage on `arch`, or for the local one, in `out` (default dist/)."""
+def build(
+    arch: str = "arm64", *, local: bool = False, interpreter: str | None = None, out: Path | None = None
+) -> Built:
+    """Make the package for a real stage on `arch`, or for the local one, in `out` (default dist/).
+
+    `interpreter`, of the runtime's version, compiles ahead; the local stage does so at its first call.
+    """
     name = "lambda-local" if local else f"lambda-{arch}"
     with tempfile.TemporaryDirectory() as folder:
         if local:
@@ -76,6 +83,10 @@ def build(arch: str = "arm64", *, local: bool = False, out: Path | None = None) 
         entries = [*packages, *_own()]
         if not local:
             check_libraries(entries, arch)
+        if interpreter is not None:
+            wanted = imported(ROOT)
+            sources = [(entry.name, entry.data) for entry in entries if entry.name in wanted]
+            entries += [Entry(*found) for found in compiled(interpreter, PYTHON, sources)]
         return write(entries, (out or ROOT / "dist") / f"{name}.zip", level=1 if local else 9)
 
 
@@ -179,14 +190,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.build", description="Make the package of all functions.")
     parser.add_argument("--arch", choices=sorted(_WHEEL_ARCH), default="arm64")
     parser.add_argument("--local", action="store_true", help="for the local stage: this environment's packages")
+    parser.add_argument("--python", help=f"a Python {PYTHON} to compile with (default: python{PYTHON}, where it runs)")
     given = parser.parse_args(arguments)
+    interpreter = None if given.local else find_interpreter(PYTHON, given.python)
+    if given.python and not given.local and interpreter != given.python:
+        print(f"build: {given.python} is no Python {PYTHON}, which the runtime is", file=sys.stderr)
+        return 1
     try:
-        built = build(given.arch, local=given.local)
+        built = build(given.arch, local=given.local, interpreter=interpreter)
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
     where = built.path.relative_to(ROOT)
     print(f"{where}: {_mb(built.zipped)} ({_mb(built.unzipped)} unpacked, {built.files} files)")
+    if not given.local and interpreter is None:
+        print(f"build: no Python {PYTHON} here (--python), so nothing is compiled ahead: cold starts take 1.5 s longer")
     return 0
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import marshal
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra import build
+from infra import build, precompile
 from infra.build import BuildError, Entry
 from infra.elf import ElfError, glibc_needed, machine
 
@@ -89,6 +92,23 @@ def test_a_package_over_the_limits_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(BuildError, match="zipped, Lambda takes"):
         build.write([noise], tmp_path / "p.zip")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_cold_start_imports_is_compiled_ahead() -> None:
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert precompile.find_interpreter(version) == sys.executable
+    assert precompile.find_interpreter("2.0") is None
+    names = precompile.imported(build.ROOT)
+    assert {"numpy/__init__.py", "scipy/linalg/__init__.py", "coordinator/errors.py"} <= names
+    ((name, code),) = precompile.compiled(sys.executable, version, [("a/b.py", b"x = 41 + 1\n")])
+    assert name == f"a/__pycache__/b.cpython-{version.replace('.', '')}.pyc"
+    assert code[:4] == importlib.util.MAGIC_NUMBER
+    assert int.from_bytes(code[4:8], "little") == 1  # by hash, and not looked at again
+    scope: dict[str, int] = {}
+    exec(marshal.loads(code[16:]), scope)
+    assert scope["x"] == 42
+    again = precompile.compiled(sys.executable, version, [("a/b.py", b"x = 41 + 1\n")])
+    assert again == [(name, code)]
 
 
 def test_the_local_package_holds_what_runs_and_no_more(deployment: Any) -> None:
