@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +26,16 @@ import numpy as np
 
 from coordinator import arrays as codec
 from coordinator import values
-from coordinator.errors import CancelledError, CodeRefusedError, ConflictError, InputError, ItemError, PhaseError
+from coordinator.errors import (
+    CancelledError,
+    CodeRefusedError,
+    ConflictError,
+    InputError,
+    ItemError,
+    JobError,
+    OvercastError,
+    PhaseError,
+)
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.kernels import calls
 from coordinator.phases import Phase
@@ -180,6 +190,15 @@ def _why(ctx: Runtime, error: PhaseError, start: int) -> ItemError | CodeRefused
     text = fates[first].removeprefix("map.call: ").removeprefix(f"{calls.FunctionError.__name__}: ")
     prefix = f"item {start + first}: "
     return ItemError(text if text.startswith(prefix) else prefix + text, start + first)
+
+
+def failure(job: str, message: str) -> OvercastError:
+    """The error that a failed map's status tells of."""
+    if message.startswith(calls.REFUSED):
+        return CodeRefusedError(message)
+    if found := re.match(r"item (\d+): ", message):
+        return ItemError(message, int(found[1]))
+    return JobError(f"job {job} failed: {message}")
 
 
 def load_outputs(storage: Storage, spec: JobSpec, *, trust: bool = False) -> list[Any]:

@@ -135,6 +135,8 @@ def load_result(storage: Storage, job: str) -> Result:
         plain = json.loads(storage.get(f"jobs/{job}/result.json"))
         arrays = storage.get_arrays(f"jobs/{job}/result")
     except KeyMissingError:
+        if storage.exists(f"jobs/{job}/items/index.json"):
+            raise JobError(f"job {job!r} maps a function: outputs() of its handle has the results") from None
         raise JobError(f"job {job!r} has no result yet") from None
     plain |= {k: tuple(plain[k]) for k in ("classes_", "features", "history") if plain[k] is not None}
     bias = arrays["intercept"]

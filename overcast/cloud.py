@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -15,14 +15,17 @@ from coordinator.cloud import wire
 from coordinator.cloud.signed import Signed
 from coordinator.data.blocks import list_data, open_data
 from coordinator.data.importing import ImportReport, Progress
+from coordinator.driver import check_place
 from coordinator.errors import InputError, JobError, JobMissingError, OvercastError, StorageError
-from coordinator.jobs import JobSpec, JobStore, Status
+from coordinator.jobs import JobSpec, JobStore, Status, new_id
 from coordinator.losses import Loss
+from coordinator.mapping import create_map
 from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.s3 import S3Storage
 from overcast import store as stores
 from overcast.client import PROGRAMS, SOLVER, bring_data, plain, pose, pose_program
+from overcast.handle import JobHandle
 
 _SOON: Final = 0.25  # seconds between looks, growing to the next
 _SELDOM: Final = 3.0
@@ -158,6 +161,27 @@ class CloudClient:
         if wait:
             job.wait()
         return job
+
+    def map(
+        self,
+        fn: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        workers: int | None = None,
+        retries: int = 2,
+        policy: str = "wait",
+        trust_results: bool = False,
+        id: str | None = None,  # noqa: A002  the word users know
+    ) -> Sequence[Any]:
+        """`[fn(item) for item in items]` on the deployment's workers, which must allow code.
+
+        Arguments and errors as for `overcast.Client.map`; workers are the most calls at once.
+        """
+        store = JobStore(self.storage)
+        spec = JobSpec(id or new_id(), "", {}, "", workers=workers, policy=policy, version=version("overcast"))
+        check_place(self.storage, spec)
+        create_map(store, spec, fn, items, pickled=trust_results, attempts=retries + 1)
+        return self.job(spec.id).resume().outputs(trust_results=trust_results)
 
     def quote(
         self,
@@ -333,6 +357,11 @@ class CloudJob:
         arrays = codec.decode(wire.from_text(found["arrays"]), f"result of job {self.id}")
         bias = arrays["intercept"]
         return Result(coef_=np.array(arrays["coef"]), intercept_=np.array(bias) if bias.ndim else float(bias), **raw)
+
+    def outputs(self, timeout: float | None = None, *, trust_results: bool = False) -> list[Any]:
+        """Wait, and the results of a job that maps a function; as `overcast.JobHandle.outputs`."""
+        self.wait(timeout)
+        return JobHandle(self.client.storage, self.id).outputs(trust_results=trust_results)
 
     def tasks(self) -> list[TaskRecord]:
         """Records of all attempts at tasks: when, where, cold or warm, bytes, seconds by stage, dollars."""

@@ -13,7 +13,7 @@ from coordinator.driver import carry_out
 from coordinator.errors import CancelledError, JobError, UnknownNameError
 from coordinator.jobs import JobSpec, JobStore, Status
 from coordinator.losses import LOSSES
-from coordinator.mapping import is_map, load_outputs
+from coordinator.mapping import failure, is_map, load_outputs
 from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.storage import FileStorage, Storage
@@ -119,8 +119,10 @@ class JobHandle:
         ------
         InputError
             For results that are pickled, unless `trust_results` says that their writers may run code here.
+        ItemError, CodeRefusedError
+            When the function failed on an item, or was not let run.
         CancelledError, JobError
-            For a job that was cancelled, and for one that failed, is interrupted or maps nothing.
+            For a job that was cancelled, and for one that is interrupted, failed otherwise or maps nothing.
         TimeoutError
             After `timeout` seconds; the job goes on.
         """
@@ -130,6 +132,8 @@ class JobHandle:
         status = self.wait(timeout)
         if status.state == "done":
             return load_outputs(self.storage, spec, trust=trust_results)
+        if status.state == "failed":
+            raise failure(self.id, status.message)
         error = CancelledError if status.state == "cancelled" else JobError
         raise error(f"job {self.id} {_verb(status)}: {status.message}; resume() goes on")
 

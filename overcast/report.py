@@ -12,6 +12,7 @@ from typing import Any
 
 from coordinator.errors import InputError, JobError
 from coordinator.jobs import JobSpec, JobStore, Status
+from coordinator.mapping import is_map
 from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.solvers import make_solver
@@ -60,6 +61,8 @@ def tell(storage: Storage, job: str) -> Story:
     """Gather what is known of a job, whether it has ended or not."""
     store = JobStore(storage)
     spec = store.spec(job)
+    if is_map(spec):
+        raise InputError(f"job {job!r} maps a function: there is no solve to report on; see `overcast jobs show`")
     try:
         result: Result | None = load_result(storage, job)
     except JobError:

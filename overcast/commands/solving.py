@@ -124,11 +124,14 @@ def name_of(handle: Job, args: argparse.Namespace) -> int:
 
 def follow(handle: Job, args: argparse.Namespace, timeout: float | None = None) -> int:
     """Show the progress of a job that runs elsewhere, and its result; the exit code."""
+    from coordinator.mapping import is_map
     from coordinator.solvers import make_solver
     from overcast.progress import SolveProgress
     from overcast.summary import measure
 
     spec = handle.spec
+    if is_map(spec):
+        return follow_map(handle, args, timeout)
     title = f"job {handle.id}: {spec.solver} on {spec.data}"
     tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
     try:
@@ -146,12 +149,16 @@ def follow(handle: Job, args: argparse.Namespace, timeout: float | None = None) 
 
 def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
     """Run a job in the foreground, show its progress and its result; the exit code."""
-    from coordinator.driver import run_job
+    from coordinator.driver import run_job, run_map_job
+    from coordinator.mapping import is_map
     from coordinator.solvers import make_solver
     from overcast.progress import SolveProgress
     from overcast.summary import measure
 
     spec = handle.spec
+    if is_map(spec):
+        run_map_job(handle.storage, handle.id)
+        return follow_map(handle, args, None)
     tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
     title = f"job {handle.id}: {spec.solver} on {spec.data}"
     try:
@@ -163,6 +170,23 @@ def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
         say(f"interrupted; go on with: {again(args, 'solve', '--resume', handle.id)}")
         return 130
     return show_end(handle, result, args)
+
+
+def follow_map(handle: Job, args: argparse.Namespace, timeout: float | None) -> int:
+    """Wait for the end of a job that maps a function; the exit code."""
+    try:
+        status = handle.wait(timeout)
+    except TimeoutError as error:
+        say(f"{error}; it goes on")
+        return 1
+    except KeyboardInterrupt:
+        say(f"job {handle.id} goes on; to stop it: {again(args, 'jobs', 'cancel', handle.id)}")
+        return 130
+    if args.json:
+        print_json({"job": handle.id, "state": status.state, "message": status.message})
+    else:
+        print_facts({"job": handle.id, "state": status.state, "message": status.message})
+    return {"done": 0, "cancelled": 3}.get(status.state, 1)
 
 
 def show_end(handle: Job, result: Any, args: argparse.Namespace) -> int:

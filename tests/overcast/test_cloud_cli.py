@@ -14,7 +14,7 @@ from coordinator.cloud.api import Api
 from coordinator.cloud.deployment import Deployment
 from coordinator.cloud.driver import Clock, drive
 from coordinator.cloud.worker import Environment
-from coordinator.errors import InputError
+from coordinator.errors import CodeRefusedError, InputError, ItemError
 from coordinator.executors.aws import Reply
 from coordinator.s3 import Usage
 from coordinator.storage import MemoryStorage
@@ -297,3 +297,18 @@ def test_logs_of_a_stage(cli, stage, libsvm, monkeypatch):
     assert asked[0]["startTime"] < asked[0]["endTime"]
     cli("jobs", "logs", "--workers", "--stage", "test")
     assert [one["logGroupName"].rsplit("-", 1)[1] for one in asked[2:]] == ["worker", "large", "xlarge"]
+
+
+def test_functions_are_mapped_on_a_stage(cli, stage, monkeypatch):
+    client = places.connect("test")
+    with pytest.raises(CodeRefusedError, match="OVERCAST_ALLOW_CODE=1"):
+        client.map(lambda x: x, [1], id="refused")
+    stage._mine = threading.local()  # new environments, of a deployment that allows code
+    monkeypatch.setenv("OVERCAST_ALLOW_CODE", "1")
+    assert client.map(lambda x: {"x": np.arange(x)}, range(4), id="ranges")[3]["x"].tolist() == [0, 1, 2]
+    assert client.job("ranges").outputs()[1]["x"].tolist() == [0]
+    assert stage.storage.list("jobs/ranges/scratch") == []
+    with pytest.raises(ItemError, match=r"^item 2: ZeroDivisionError: ") as caught:
+        client.map(lambda x: 1 / (2 - x), range(4), retries=0)
+    assert caught.value.index == 2
+    assert cli("jobs", "wait", "ranges", "--stage", "test").out.endswith("4 results\n")

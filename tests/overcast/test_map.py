@@ -38,7 +38,7 @@ def test_exceptions_name_their_item_and_end_the_job(client):
         client.map(lambda x: 1 / (2 - x), range(5), id="inverse", retries=0)
     assert caught.value.index == 2
     assert client.job("inverse").status().state == "failed"
-    with pytest.raises(JobError, match="failed: item 2: ZeroDivisionError"):
+    with pytest.raises(ItemError, match=r"^item 2: ZeroDivisionError"):
         client.job("inverse").outputs()
 
 
@@ -134,3 +134,27 @@ def test_stores_in_buckets(s3):
     client = Client(f"s3://{s3.bucket}", allow_code=True)
     assert client.map(lambda x: x + 1, range(3)) == [1, 2, 3]
     client.storage.client.close()
+
+
+def test_the_command_line_knows_maps(cli, folder, monkeypatch):
+    client = Client(folder, allow_code=True)
+    client.map(str, range(3), id="done-map")
+    with pytest.raises(ItemError):
+        client.map(lambda x: 1 / x, range(3), id="failed-map")
+    with pytest.raises(CodeRefusedError):
+        Client(folder).map(str, range(3), id="other-map")
+    ran = cli("jobs", "wait", "done-map")
+    assert (ran.code, ran.out.splitlines()[-1].split()) == (0, ["message", "3", "results"])
+    ran = cli("jobs", "wait", "failed-map", "--json")
+    assert (ran.code, '"item 0: ZeroDivisionError: division by zero"' in ran.out) == (1, True)
+    assert "done-map" in cli("jobs").out
+    assert "function   str" in cli("jobs", "show", "done-map").out
+    for words in (("result", "done-map"), ("report", "done-map")):
+        ran = cli(*words)
+        assert (ran.code in {1, 2}, "maps a function" in ran.err, ran.err.count("\n")) == (True, True, 1)
+    monkeypatch.setenv("OVERCAST_ALLOW_CODE", "1")
+    assert cli("jobs", "resume", "failed-map").code == 0
+    assert client.job("failed-map").wait(60).state == "failed"
+    client.job("other-map").reopen()
+    assert cli("solve", "--resume", "other-map").code == 0
+    assert client.job("other-map").outputs() == ["0", "1", "2"]
