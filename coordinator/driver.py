@@ -246,10 +246,10 @@ class Loop:
 
     def _steps(self, solver: Solver, problem: Problem | LinearProgram) -> Result | None:
         job, ctx = self.spec.id, self.ctx
-        before = self.store.events(job)
-        self._resumed = bool(before)
+        before = self.store.last_event(job)
+        self._resumed = before is not None
         # times go on from those of the runs before: records lie on one axis
-        self._began = ctx.began = time.perf_counter() - (float(before[-1]["seconds"]) if before else 0.0)
+        self._began = ctx.began = time.perf_counter() - (float(before["seconds"]) if before else 0.0)
         state = self.store.load_state(job, solver.state)
         longest, stopped = 0.0, ""
         try:

@@ -17,9 +17,10 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,12 @@ from coordinator.errors import (
 )
 from coordinator.processes import born
 from coordinator.runtime import TaskRecord
-from coordinator.storage import Storage
+from coordinator.storage import FileStorage, MemoryStorage, Storage
 from coordinator.tasks import Report
 
+T = TypeVar("T")
 FORMAT: Final = 1
+READERS: Final = 16  # objects read at once
 Phase = Literal["queued", "running", "interrupted", "done", "cancelled", "failed"]
 FINAL: Final = ("done", "cancelled", "failed")
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{3,60}")
@@ -265,7 +268,12 @@ class JobStore:
     def events(self, job: str, since: int = -1) -> list[dict[str, Any]]:
         """Figures of the iterations after `since`, in order."""
         keys = [k for k in self.storage.list(self.key(job, "events")) if int(k[-11:-5]) > since]
-        return [json.loads(self.storage.get(key)) for key in keys]
+        return [json.loads(data) for data in self._all(self.storage.get, keys)]
+
+    def last_event(self, job: str) -> dict[str, Any] | None:
+        """Figures of the newest iteration, or None."""
+        keys = self.storage.list(self.key(job, "events"))
+        return json.loads(self.storage.get(keys[-1])) if keys else None
 
     def save_tasks(self, job: str, iteration: int, records: Sequence[TaskRecord], run: str = "") -> None:
         """Task records of one iteration (of one `run` at it), as columns."""
@@ -293,8 +301,7 @@ class JobStore:
     def tasks(self, job: str) -> list[TaskRecord]:
         """All task records; seconds since the job began, of the time it ran."""
         out = []
-        for key in self.storage.list(self.key(job, "tasks")):
-            columns = self.storage.get_arrays(key)
+        for columns in self._all(self.storage.get_arrays, self.storage.list(self.key(job, "tasks"))):
             phases, workers, fates = json.loads(columns["names"].tobytes())
             rows = columns["reports"].tolist() if "reports" in columns else [None] * len(columns["ids"])
             parts = zip(columns["ids"].tolist(), columns["times"].tolist(), rows, strict=True)
@@ -316,6 +323,13 @@ class JobStore:
         except KeyMissingError:
             return None
         return found if isinstance(found, dict) else None
+
+    def _all(self, get: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+        """The objects of all keys, in order; several at a time where each may take a trip to the service."""
+        if len(keys) < 4 or isinstance(self.storage, MemoryStorage | FileStorage):
+            return [get(key) for key in keys]
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(get, keys))
 
     def key(self, job: str, name: str) -> str:
         return f"jobs/{job}/{name}"

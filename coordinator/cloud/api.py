@@ -83,8 +83,8 @@ class _NotFoundError(OvercastError):
 class Api:
     """Answers requests on one deployment's jobs."""
 
-    def __init__(self, deployment: Deployment, storage: S3Storage, invoke: Invoke, sizes: tuple[int, ...]) -> None:
-        self._deployment, self._storage, self._invoke, self._sizes = deployment, storage, invoke, sizes
+    def __init__(self, deployment: Deployment, storage: S3Storage, invoke: Invoke) -> None:
+        self._deployment, self._storage, self._invoke = deployment, storage, invoke
         self._store = JobStore(storage)
 
     def answer(self, event: Any) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Api:
 
     def _quote(self, call: _Call) -> Any:
         spec, problem = self._checked(call)
-        return make_quote(spec, problem, self._sizes).to_json()
+        return make_quote(spec, problem, self._deployment.memory).to_json()
 
     def _list(self, call: _Call) -> Any:  # noqa: ARG002
         found = []
@@ -322,12 +322,20 @@ def _plain(value: Any) -> Any:
 _made: dict[str, Api] = {}
 
 
-def handler(event: Any, context: Any = None) -> dict[str, Any]:  # noqa: ARG001  Lambda's signature
-    """What Lambda calls."""
+def prepare() -> None:
+    """Make clients while Lambda starts the environment, which its time limits do not count."""
     from coordinator.cloud.signed import HttpInvoke
 
+    deployment = Deployment.from_environment()
+    _made["api"] = Api(deployment, S3Storage(deployment.bucket), HttpInvoke(4))
+
+
+def handler(event: Any, context: Any = None) -> dict[str, Any]:  # noqa: ARG001  Lambda's signature
+    """What Lambda calls."""
     if not _made:
-        deployment = Deployment.from_environment()
-        sizes = tuple(int(n) for n in (os.environ.get("OVERCAST_WORKER_MB") or "1769,3538,7076").split(","))
-        _made["api"] = Api(deployment, S3Storage(deployment.bucket), HttpInvoke(4), sizes)
+        prepare()
     return _made["api"].answer(event)
+
+
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+    prepare()

@@ -25,7 +25,8 @@ class Deployment:
     version : of the package that is deployed.
     allow_code : whether jobs may bring functions of their own.
     lease : seconds after which a driver that says nothing counts as dead.
-    longest : seconds that a call of a worker may take, as far as is known.
+    longest : seconds after which the call of a worker is given up.
+    memory : MB of the workers, in their order.
     """
 
     bucket: str
@@ -36,6 +37,7 @@ class Deployment:
     allow_code: bool = False
     lease: float = 60.0
     longest: float = 910.0
+    memory: tuple[int, ...] = (1769, 3538, 7076)
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> Deployment:
@@ -54,6 +56,7 @@ class Deployment:
             allow_code=found.get("OVERCAST_ALLOW_CODE", "") in {"1", "true", "yes"},
             lease=float(found.get("OVERCAST_LEASE") or 60.0),
             longest=float(found.get("OVERCAST_TASK_SECONDS") or 910.0),
+            memory=tuple(int(n) for n in found.get("OVERCAST_WORKER_MB", "1769,3538,7076").split(",")),
         )
 
 

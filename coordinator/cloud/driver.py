@@ -10,6 +10,7 @@ another (`coordinator.cloud.api`).
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -333,12 +334,21 @@ def _failed(error: OvercastError) -> dict[str, Any]:
 _made: dict[str, Any] = {}
 
 
-def handler(event: Any, context: Context) -> dict[str, Any]:
-    """What Lambda calls."""
+def prepare() -> None:
+    """Make clients while Lambda starts the environment, which its time limits do not count."""
     from coordinator.cloud.signed import HttpInvoke
 
+    deployment = Deployment.from_environment()
+    _made.update(deployment=deployment, storage=S3Storage(deployment.bucket), invoke=HttpInvoke(LIMIT))
+
+
+def handler(event: Any, context: Context) -> dict[str, Any]:
+    """What Lambda calls."""
     if not _made:
-        deployment = Deployment.from_environment()
-        _made.update(deployment=deployment, storage=S3Storage(deployment.bucket), invoke=HttpInvoke(LIMIT))
+        prepare()
     clock = Clock(lambda: context.get_remaining_time_in_millis() / 1000, float(context.memory_limit_in_mb))
     return drive(event, clock, _made["deployment"], _made["storage"], _made["invoke"])
+
+
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+    prepare()

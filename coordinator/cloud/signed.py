@@ -1,7 +1,7 @@
 """Signed requests to AWS over one pool of connections: Lambda's Invoke for the driver, function URLs for clients.
 
-botocore signs, urllib3 sends. Measured on 2 cores against a server on the same machine, 32 threads: botocore's own
-client spends 1.1 ms of processor time a call, this 0.35 ms.
+botocore signs, urllib3 sends. Measured on 2 busy cores, 400 calls of a server on the same machine: botocore's own
+client takes 2.4 ms of processor time a call, this 1.4 ms.
 """
 
 from __future__ import annotations

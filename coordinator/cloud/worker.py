@@ -207,4 +207,7 @@ def _since_start() -> float:
         return 0.0
 
 
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+    environment()  # while Lambda starts it, which its time limits do not count
+
 __all__ = ["CloudWorker", "Environment", "handler"]

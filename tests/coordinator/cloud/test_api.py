@@ -28,7 +28,7 @@ class World:
     def __init__(self, storage, calls):
         self.storage, self.calls = storage, calls
         self.pending, self.broken = [], False
-        self.api = Api(DEPLOYMENT, storage, self, (512, 1024))
+        self.api = Api(DEPLOYMENT, storage, self)
 
     def __call__(self, function, payload, *, wait, timeout):
         if function != "driver":
