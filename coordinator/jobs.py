@@ -181,7 +181,7 @@ class JobStore:
         Of several that try at once, one succeeds; so does one after a driver whose lease has run out.
         """
         before = self.status(job)
-        fallen = int(before.state == "interrupted" and before.expires is not None)
+        fallen = int(before.expires is not None)  # a lease that was not given back
         now = time.time()
         changes = {
             "state": "running",

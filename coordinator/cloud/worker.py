@@ -12,7 +12,7 @@ import resource
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -78,8 +78,6 @@ class Environment:
         self._memory = memory
         self._init = init
         self._calls = 0
-        self._one_thread = BLAS.limit(1)  # as everywhere: with more threads, products round differently
-        self._one_thread.__enter__()
 
     def answer(self, event: Any) -> dict[str, Any]:
         """Run a request; every failure is an answer, too."""
@@ -178,6 +176,7 @@ def _short(said: dict[str, str]) -> dict[str, str]:
 
 
 _environment: Environment | None = None
+_for_good: Final = ExitStack()
 
 
 def environment() -> Environment:
@@ -188,6 +187,7 @@ def environment() -> Environment:
         folder = Path(tempfile.mkdtemp(prefix="overcast-"))
         disk = int(0.9 * min(shutil.disk_usage(folder).free, EPHEMERAL))
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769"))
+        _for_good.enter_context(BLAS.limit(1))  # with more threads than elsewhere, products would round differently
         _environment = Environment(storage, memory, disk, folder, _since_start())
     return _environment
 
