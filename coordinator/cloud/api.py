@@ -52,7 +52,7 @@ from coordinator.problem import Problem
 from coordinator.results import load_result
 from coordinator.s3 import S3Storage
 
-UNHEARD: Final = 30.0  # seconds after which a driver that was called and has not begun is called again
+UNHEARD: Final = 1.0  # leases' time after which a driver that was called and has not begun is called again
 MOST_JOBS: Final = 100
 MOST_EVENTS: Final = 500
 MOST_BYTES: Final = 1 << 20  # of a request's body
@@ -233,7 +233,7 @@ class Api:
     def _awake(self, job: str) -> Status:
         """The status, after calling a driver where one has died or was never heard of."""
         status = self._store.status(job)
-        unheard = status.state == "queued" and time.time() - (status.updated or 0.0) > UNHEARD
+        unheard = status.state == "queued" and time.time() - (status.updated or 0.0) > UNHEARD * self._deployment.lease
         if not unheard and not (status.state == "interrupted" and status.expires is not None):
             return status
         status = self._store.update(job, when=("queued", "interrupted"), state="queued", message="called again")

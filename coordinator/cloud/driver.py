@@ -38,7 +38,8 @@ from sketches import Uncoded
 ATTEMPTS: Final = 5  # at a task: memory may have to grow twice
 FALLS: Final = 4  # drivers that may end without a word at one iteration
 LEFT_OFF: Final = 30  # times that one step may be left off
-MARGIN: Final = 10.0  # seconds kept for handing over, or 15 % of the time limit
+MARGIN: Final = 10.0  # seconds kept for handing over; with low time limits 15 % of them, but no less than
+LEAST_MARGIN: Final = 1.0
 SWEEP: Final = 64  # steps whose small inputs are kept
 
 
@@ -87,7 +88,7 @@ class Clock:
     def __post_init__(self) -> None:
         self.limit = self.remaining()
         self.began = self.now()
-        self.margin = min(MARGIN, 0.15 * self.limit)
+        self.margin = min(MARGIN, max(0.15 * self.limit, LEAST_MARGIN))
 
     @property
     def seconds(self) -> float:

@@ -153,12 +153,12 @@ def test_twenty_hand_overs(client: CloudClient, deployment: Any) -> None:
     api = deployment.emulator.client("lambda")
     driver = deployment.stack.driver
     usual = api.get_function_configuration(FunctionName=driver)["Timeout"]
-    api.update_function_configuration(FunctionName=driver, Timeout=3)
+    api.update_function_configuration(FunctionName=driver, Timeout=4)
     for pid in functions(deployment, driver):  # warm ones have the old limit
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     try:
-        settings = {"tol": 1e-15, "max_iter": 150}
+        settings = {"tol": 1e-15, "max_iter": 200}
         job = client.submit("rows", solver="gradient-descent", profile=asdict(RATES), workers=4, **LOGISTIC, **settings)
         result = job.result(280)
         status = job.status()
