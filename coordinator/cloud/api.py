@@ -128,7 +128,7 @@ class Api:
         spec, problem = self._checked(call)
         self._store.create(spec)
         with suppress(InputError):  # a job that will hardly do may be tried
-            self._store.save_quote(spec.id, make_quote(spec, problem, self._sizes).to_json())
+            self._store.save_quote(spec.id, make_quote(spec, problem, self._deployment.memory).to_json())
         call_driver(self._invoke, self._deployment, Hop(spec.id))
         return {"id": spec.id, "status": asdict(self._store.status(spec.id))}
 
