@@ -113,4 +113,4 @@ def deployment(emulator: Emulator) -> Deployment:
     except DeployError as error:
         pytest.skip(f"cannot deploy: {error}")
     stack.build_local()
-    return Deployment(emulator, stack.create(emulator.variables, stack.Options()))
+    return Deployment(emulator, stack.create(emulator.variables, stack.Options(lease=5)))

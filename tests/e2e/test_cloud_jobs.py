@@ -136,14 +136,19 @@ def test_blocks_are_read_once_an_environment(client: CloudClient, deployment: An
 def test_the_driver_is_killed_in_every_iteration(client: CloudClient, deployment: Any) -> None:
     fields = {"solver": "newton", "settings": {"tol": 1e-9}}
     whole = alone(problem=LOGISTIC, **fields)
+    slow = {"function": "*-worker", "fault": {"kind": "straggle", "delay": 0.2}}  # so that no iteration is missed
+    deployment.emulator.faults({"seed": 1, "rules": [slow]})
     job = client.submit("rows", solver="newton", tol=1e-9, profile=asdict(RATES), workers=4, **LOGISTIC)
-    killed = 0
-    for row in job.stream(240):
-        if row["iteration"] < whole.n_iter_:
+    killed, last, until = 0, -1, time.monotonic() + 240
+    while not job.status().final:
+        assert time.monotonic() < until
+        if new := job.events(last):
+            last = int(new[-1]["iteration"])
             for pid in functions(deployment, deployment.stack.driver):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
+        time.sleep(0.05)
     same(job.result(60), whole)
     assert killed >= 3
     assert [row["iteration"] for row in job.events()] == list(range(whole.n_iter_ + 1))

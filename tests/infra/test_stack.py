@@ -122,7 +122,7 @@ def test_the_functions_are_as_the_contract_has_them(deployment: Any) -> None:
         assert (variables["OVERCAST_STAGE"], variables["OVERCAST_ALLOW_CODE"]) == ("local", "0")
         assert variables["OPENBLAS_NUM_THREADS"] == "1"
         assert variables["OVERCAST_WORKER_MB"] == "512,1024,2048"
-        assert (variables["OVERCAST_TASK_SECONDS"], variables["OVERCAST_LEASE"]) == ("125", "60")
+        assert (variables["OVERCAST_TASK_SECONDS"], variables["OVERCAST_LEASE"]) == ("125", "5")
         assert variables["OVERCAST_VERSION"]
         assert functions.get_function_event_invoke_config(FunctionName=name)["MaximumRetryAttempts"] == 0
     assert functions.get_function_recursion_config(FunctionName=stacked.driver)["RecursiveLoop"] == "Allow"
