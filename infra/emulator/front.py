@@ -135,7 +135,7 @@ class Front:
         return self._moto(environ, counted)
 
     def _count(self, method: str, key: str, status: str, size: int) -> None:
-        folder = key.split("/", 1)[0] + "/"
+        folder = key.split("/", 1)[0] + "/" if "/" in key else ""
         with self._lock:
             self._s3[method, folder, status] += 1
             self._s3[method, folder, "bytes"] += size
