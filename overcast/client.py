@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import sparse
@@ -29,6 +29,9 @@ from coordinator.solvers import make_solver
 from coordinator.storage import Storage
 from overcast import store as stores
 from overcast.handle import JobHandle, made_here
+
+if TYPE_CHECKING:
+    from coordinator.uncertainty import Uncertainty
 
 SOLVER: Final = "oversketched-newton"
 PROGRAMS: Final = "interior-point"
@@ -307,6 +310,10 @@ class Client:
     def job(self, id: str) -> JobHandle:  # noqa: A002  the word users know
         """A handle on the job; its unambiguous beginning is enough. JobMissingError if there is none."""
         return JobHandle(self.storage, stores.find_job(self._jobs, id), allow_code=self.allow_code)
+
+    def uncertainty(self, job: str | JobHandle, **options: Any) -> Uncertainty:
+        """Standard errors, tests and intervals of an ended job's coefficients: see `JobHandle.uncertainty`."""
+        return (job if isinstance(job, JobHandle) else self.job(job)).uncertainty(**options)
 
     def jobs(self) -> tuple[JobHandle, ...]:
         """All jobs, oldest first."""

@@ -106,7 +106,8 @@ def choice(chosen: Mapping[str, Any]) -> str:
     if not strategy:
         return ""
     plan = chosen.get("plan") or {}
-    said = [str(strategy)]
+    said = [f"{strategy} ({chosen['why']})" if chosen.get("why") else str(strategy)]
+    said += [f"warning: {warning}" for warning in chosen.get("warnings") or []]
     predicted = plan.get("predicted") or {}
     if predicted:
         ranked = sorted((seconds, name) for name, seconds in predicted.items())

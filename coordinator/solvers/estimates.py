@@ -109,6 +109,7 @@ def draw_estimates(
     shared = {
         "draw": vars(draw),
         "mean": objective.weight / problem.data.n_rows,
+        "total": problem.data.n_rows,
         "diagonal": diagonal,
         "common": common,
         "seed": seed,
@@ -147,6 +148,7 @@ def inverse(
     problem: Params,
     draw: dict[str, Any],
     mean: float,
+    total: int,
     diagonal: bool,
     common: float,
     seed: int,
@@ -155,7 +157,7 @@ def inverse(
     """H^^-1 V (p, r), its diagonal (p,) or (0,), log det H^ (), nu () and columns missed (); H^ = G / nu + R (`Draw`).
 
     Inputs: `v` is V, `ridge` the diagonal of R, `guard` that of the data term, if given. `mean` is the mean weight of
-    a row: G estimates the Hessian of the losses per unit of weight.
+    a row of all `total`: G estimates the Hessian of the losses per unit of weight.
     """
     law = Draw(**draw)
     ridge = work.input("ridge")
@@ -165,7 +167,7 @@ def inverse(
     if law.law == "sjlt":
         sizes = [HASHES * ceil(law.rows * block.n_rows / (n * HASHES)) for block in blocks]
         laws = [{"kind": "sjlt", "size": size, "hashes": HASHES} for size in sizes]
-        rows = float(sum(sizes))
+        rows = 1 / (1 / sum(sizes) + 1 / n - 1 / total)  # a sketch of some of the blocks is also a sample of the rows
         paths = [[*path, 0, i] for i in range(len(blocks))]
         [G] = sketch(work, problem=problem, what="full", sketches=laws, seed=seed, paths=paths)
         G = interleaved(G, problem, work.task.n_features) / (n * mean)

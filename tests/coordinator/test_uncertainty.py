@@ -226,6 +226,7 @@ def test_the_command(tmp_path, capsys):
     client = Client(tmp_path)
     job = client.submit((X, y), loss="squared", solver="newton", tol=1e-12, id="fit-1")
     job.wait(60)
+    assert np.array_equal(client.uncertainty("fit-1").se, client.uncertainty(job).se)
     assert main(["uncertainty", "fit-1", "--store", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert np.allclose(found["se"], job.uncertainty().se)

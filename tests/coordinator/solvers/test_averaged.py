@@ -12,6 +12,8 @@ from coordinator.solvers import make_solver
 from coordinator.solvers.shares import Part, local_hessian, on_shares
 from coordinator.storage import MemoryStorage
 from coordinator.tasks import Task, Work, Worker
+from overcast import Client
+from overcast.summary import choice
 
 SHARED = ("giant", "local-newton", "dingo")
 ALL = (*SHARED, "averaged-newton")
@@ -211,3 +213,12 @@ def test_refuses_settings_out_of_range(name, settings, message):
     _, problem = make()
     with pytest.raises(InputError, match=message):
         make_solver(name, settings).check(problem)
+
+
+def test_says_what_it_chose_and_why():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((900, 3))
+    result = Client().solve((X, np.sign(X[:, 0] + rng.logistic(size=900))), loss="logistic", solver="averaged-newton")
+    assert choice(result.chosen).startswith("determinantal (4 parameters are few")
+    warned = choice({"strategy": "surrogate", "why": "so", "warnings": ["iteration 3, giant: slow"]})
+    assert warned == "surrogate (so); warning: iteration 3, giant: slow"
