@@ -167,7 +167,7 @@ def test_a_silent_death_is_noticed(client: CloudClient, deployment: Any) -> None
     deployment.emulator.faults({"seed": 1, "rules": [{"function": "*-worker", "nth": [3], "fault": {"kind": "die"}}]})
     job = client.submit("few", solver=solver, profile=asdict(RATES), workers=4, **PROBLEM, **settings)
     result = job.result(100)
-    assert deployment.emulator.applied()["applied"] == {"die": 1}
+    assert deployment.emulator.applied()["faults"] == {"die": 1}
     same(result, alone(solver, settings))
     fates = [record.fate for record in job.tasks() if record.fate != "used"]
     assert len(fates) == 1

@@ -38,9 +38,9 @@ class InProcess:
     def __init__(self, folder):
         from importlib.metadata import version
 
-        self.deployment = Deployment("bucket", "test", "driver", ("worker",), version("overcast"))
+        self.deployment = Deployment("bucket", "test", "driver", ("worker",), version("overcast"), memory=(512,))
         self.storage = CountedStorage()
-        self.api = Api(self.deployment, self.storage, self, (512, 1024))
+        self.api = Api(self.deployment, self.storage, self)
         self.folder, self.drivers, self.calls = folder, [], 0
         self.hold = threading.Event()
         self.hold.set()
