@@ -324,8 +324,7 @@ class LithopsPool:
     Parameters
     ----------
     config : Lithops' configuration; default: the one that Lithops finds by itself (LITHOPS_CONFIG_FILE,
-        .lithops_config, ~/.lithops/config), and without one its localhost, version 1, which starts calls ten times as
-        fast as version 2.
+        .lithops_config, ~/.lithops/config), and without one its localhost, version 1.
     allow_code : lets users' functions run on workers on this machine; elsewhere the deployment says so itself.
     """
 
@@ -399,7 +398,7 @@ def is_local(config: Mapping[str, Any]) -> bool:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with what localhost lacks: this interpreter, and the version that is quick."""
+    """A configuration with what localhost lacks: this interpreter, and version 1 unless another is named."""
     out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if is_local(out):
         out["localhost"] = {"version": 1, "runtime": sys.executable} | (out.get("localhost") or {})
