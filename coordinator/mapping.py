@@ -168,7 +168,9 @@ def run_map(
 
 def _wave(spec: JobSpec, ctx: Runtime, wave: int, items: range, root: str) -> dict[str, np.ndarray]:
     ctx.prefix = f"{root}{wave:06d}"
-    tasks = [Task("map.call", f"{ctx.prefix}/{i:08d}", params={"job": spec.id, "index": i}) for i in items]
+    # the hashes tell the job from one of the same name before it, of which workers may still hold something
+    named = {"job": spec.id, "code": f"{spec.problem['code'][:16]}{spec.problem['items'][:16]}"}
+    tasks = [Task("map.call", f"{ctx.prefix}/{i:08d}", params={**named, "index": i}) for i in items]
     try:
         [found] = ctx.run(Phase(f"map#{wave}", tasks, Uncoded(len(tasks))))
     except PhaseError as error:

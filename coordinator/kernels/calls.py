@@ -41,15 +41,19 @@ class Loaded:
 
 
 @kernel("map.call")
-def call(work: Work, *, job: str, index: int) -> Arrays:
-    """The function's result for item `index` of `job`, as the bytes of `coordinator.values`."""
+def call(work: Work, *, job: str, code: str, index: int) -> Arrays:
+    """The function's result for item `index` of `job`, as the bytes of `coordinator.values`.
+
+    `code` tells the function and the items by their hashes: a job that was deleted may have left its name to another.
+    """
     worker = work.worker
-    found = worker.loaded.get(job)
+    name = f"{job}/{code}"
+    found = worker.loaded.get(name)
     if found is None:
         found = _load(worker, job)
         for old in [*worker.loaded][: 1 - JOBS]:
             worker.loaded.pop(old, None)
-        worker.loaded[job] = found
+        worker.loaded[name] = found
     item = _item(worker, found, job, index)
     try:
         result = found.function(item)
@@ -105,10 +109,11 @@ def _load(worker: Worker, job: str) -> Loaded:
 def _item(worker: Worker, loaded: Loaded, job: str, index: int) -> Any:
     part = bisect_right(loaded.starts, index) - 1
     key = f"jobs/{job}/items/{part:06d}"
-    kept = worker.memo.get(key)
+    sha256 = loaded.hashes[part]
+    kept = worker.memo.get(sha256)
     if kept is None:
-        kept = (np.frombuffer(verified(worker.data, key, loaded.hashes[part]), dtype=np.uint8),)
-        worker.memo.put(key, value=kept)
+        kept = (np.frombuffer(verified(worker.data, key, sha256), dtype=np.uint8),)
+        worker.memo.put(sha256, value=kept)
     items = codec.decode(kept[0].data, key)
     # the hash says that it is as the job's maker wrote it, whose function runs here anyway
     return values.loads(items[f"{index}"].tobytes(), f"item {index} of job {job}", trust=True)

@@ -226,3 +226,13 @@ def test_a_job_that_is_no_map_is_refused(store):
     spec = replace(make(store, str, [1]), id="solve-one")
     with pytest.raises(ItemError, match="'solve-one' is no map"):
         run(store, spec)
+
+
+def test_a_new_job_of_an_old_name_runs_its_own_function(store):
+    worker = Worker(store.storage, allow_code=True)
+    for fn, items in ((lambda x: x + 1, [1]), (lambda x: x + 2, [1]), (lambda x: x + 2, [5])):
+        spec = make(store, fn, items)
+        with LocalExecutor(worker, 1) as executor:
+            run_map(store, spec, Runtime(executor, MemoryStorage()), lambda **changes: None)
+        assert load_outputs(store.storage, spec) == [fn(items[0])]
+        store.clean(spec.id)
