@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +79,6 @@ class BlasThreads:
 
 
 BLAS: Final = BlasThreads()
-SWITCH: Final = 1e-4  # seconds; Python's default is 5e-3
 
 
 @dataclass
@@ -207,16 +205,5 @@ class Runtime:
     @contextmanager
     def session(self) -> Iterator[None]:
         """One BLAS thread a task, for as long as the runtime is in use."""
-        with BLAS.limit(1), _prompt():
+        with BLAS.limit(1):
             yield
-
-
-@contextmanager
-def _prompt() -> Iterator[None]:
-    """Let threads look often for the interpreter's lock: one that sleeps for it wakes late (by 100 us, measured)."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, SWITCH))
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

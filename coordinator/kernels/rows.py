@@ -22,17 +22,18 @@ Rows = Any  # dense (n, d), or CSR
 
 # Two products over a chunk of rows that stays in cache between them. Small chunks cost more than reading does: each
 # product takes and gives back the interpreter's lock, and a thread that has to wait for it sleeps. Measured, 2 cores
-# that share 32 MB of cache, dense float32 rows of 8 kB, of a memory that reads 26-30 GB/s: 5 GB/s with chunks of
-# 0.5 MB, 9 with 2-3 MB, 13-16 with 8 MB, 14-20 with 12 MB, 14 with 16 MB.
+# that share 32 MB of cache, dense float32 rows of 8 kB, of a memory that reads 27-29 GB/s: 9 GB/s with chunks of
+# 2 MB, 15-16 with 4-6 MB, 16-17 with 8 MB and more.
 CHUNK_BYTES: Final = 8 << 20
 CHUNK_ROWS: Final = 128
 
 
 def chunks(X: Rows, nbytes: int, least: int = 1) -> Iterator[tuple[int, int, Rows]]:
-    """Row ranges of about `nbytes` dense bytes (sparse rows: stored bytes) and at least `least` rows."""
+    """Row ranges of like sizes, about `nbytes` dense bytes (sparse rows: stored bytes) and at least `least` rows."""
     n, d = X.shape
     width = d * X.dtype.itemsize if isinstance(X, np.ndarray) else 12 * X.nnz // max(n, 1) + 8
-    size = max(least, min(n, nbytes // max(width, 1)), 1)
+    count = max(1, round(n * width / nbytes))
+    size = max(least, -(-n // count))
     if size >= n:
         yield 0, n, X
         return

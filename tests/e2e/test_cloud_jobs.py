@@ -163,9 +163,9 @@ def test_twenty_hand_overs(client: CloudClient, deployment: Any) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     try:
-        settings = {"tol": 1e-15, "max_iter": 200}
+        settings = {"tol": 1e-15, "max_iter": 340}  # a machine to itself has done 200 in 16 hand-overs
         job = client.submit("rows", solver="gradient-descent", profile=asdict(RATES), workers=4, **LOGISTIC, **settings)
-        result = job.result(280)
+        result = job.result(480)
         status = job.status()
     finally:
         api.update_function_configuration(FunctionName=driver, Timeout=usual)
