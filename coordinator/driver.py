@@ -235,6 +235,7 @@ class Loop:
     run_id: str = ""
     _began: float = 0.0
     _resumed: bool = False  # whether the next event is the first of a run that goes on
+    _row: Mapping[str, Any] = field(default_factory=dict)  # of the newest iteration
 
     def run(self, problem: Problem | LinearProgram) -> Result | None:
         """The result, also of a job that was stopped, its best iterate so far; None when it is left to another."""
@@ -257,12 +258,14 @@ class Loop:
                 w0 = _start(self.store.storage, self.spec, problem) if self.spec.start else None
                 self._prepare(0)
                 state = self._keep(solver, solver.init(problem, ctx, w0))
+                self._tell()
             while state.reason is None:
                 if self.leave(longest):
                     return None
                 began = time.perf_counter()
                 self._prepare(state.iteration + 1)
                 state = self._keep(solver, solver.step(problem, state, ctx))
+                self._tell()
                 longest = max(longest, time.perf_counter() - began)
         except CancelledError as error:
             if state is None:
@@ -304,9 +307,13 @@ class Loop:
         self.update(iteration=state.iteration, objective=state.value, relative=state.relative)
         ctx.records.clear()
         ctx.arrivals.clear()
-        if self.watch is not None:
-            self.watch(row)
+        self._row = row
         return state
+
+    def _tell(self) -> None:
+        """Show the newest iteration to who watches; what that raises stops the run at the state that is kept."""
+        if self.watch is not None:
+            self.watch(self._row)
 
     def _result(
         self,

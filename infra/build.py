@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def write(entries: Iterable[Entry], path: Path, level: int = 9) -> Built:
             "leave packages out, or use the container image (infra/image/Dockerfile)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
+    fresh = path.with_suffix(f".{os.getpid()}.new")  # another process may be building too
     with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED, compresslevel=level) as package:
         for entry in ordered:
             item = zipfile.ZipInfo(entry.name, (1980, 1, 1, 0, 0, 0))

@@ -36,6 +36,7 @@ class Deployment:
 CLOUD = ("tests/infra/", "tests/e2e/")
 
 
+@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep in one process, and first, what shares an emulator, its deployment and the package built for it."""
     for item in items:

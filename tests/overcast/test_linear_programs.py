@@ -89,7 +89,7 @@ def test_resumed_job_ends_with_the_same_bits(program, client):
 
     def stop(row):
         if row["iteration"] in {4, 30}:
-            raise CancelledError("enough")
+            raise CancelledError("cancelled")
 
     for last in (4, 30):
         assert run_job(client.storage, job.id, stop).n_iter_ == last
