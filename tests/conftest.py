@@ -33,19 +33,6 @@ class Deployment:
         return {**self.emulator.variables, **self.stack.variables()}
 
 
-CLOUD = ("tests/infra/", "tests/e2e/")
-
-
-@pytest.hookimpl(tryfirst=True)  # before groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process, and first, what shares an emulator, its deployment and the package built for it."""
-    for item in items:
-        used = {"emulator", "deployment"} & set(getattr(item, "fixturenames", ()))
-        if used or item.nodeid.startswith(CLOUD):
-            item.add_marker(pytest.mark.xdist_group("cloud"))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
-
-
 @pytest.fixture
 def real() -> Callable[[str], Path]:
     """Path of a real data set; skips where it is not to be had."""
