@@ -29,6 +29,7 @@ from overcast.handle import JobHandle
 
 _SOON: Final = 0.25  # seconds between looks, growing to the next
 _SELDOM: Final = 3.0
+_PAUSES: Final = (0.2, 1.0)  # before asking again a deployment whose answer died
 _KINDS: Final[Mapping[str, type[OvercastError]]] = {
     "InputError": InputError,
     "UnknownNameError": InputError,
@@ -237,10 +238,14 @@ class CloudClient:
         """One request; the answer's JSON. Raises the error that the deployment names."""
         data = b"" if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json", "x-overcast-version": version("overcast")}
-        try:
-            status, answer, _ = self._http(method, path, data, headers)
-        except OSError as error:
-            raise StorageError(f"cannot reach {self.url}: {error}; check the URL and the network") from None
+        for pause in (*(_PAUSES if method == "GET" else ()), None):
+            try:
+                status, answer, _ = self._http(method, path, data, headers)
+            except OSError as error:
+                raise StorageError(f"cannot reach {self.url}: {error}; check the URL and the network") from None
+            if status not in {502, 503, 504} or pause is None:
+                break
+            time.sleep(pause)  # its environment died: the next call gets another, and asking changes nothing
         try:
             found = json.loads(answer)
         except ValueError:
