@@ -1,7 +1,5 @@
 """The lasso by its dual, against scikit-learn and proximal Newton."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import sparse
@@ -10,8 +8,6 @@ from sklearn.linear_model import Lasso
 
 from coordinator import embedded
 from coordinator.errors import InputError
-
-WIDE = Path("/work/shared/data/wide")
 
 
 def toy(n=30, d=80, seed=0):
@@ -39,11 +35,8 @@ def largest(X, y, intercept, weight=None):
 
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize(("name", "shape"), [("leukemia", (72, 7070)), ("colon", (62, 2000))])
-def test_gene_expression(name, shape, intercept):
-    path = WIDE / f"{name}.mat"
-    if not path.exists():
-        pytest.skip(f"no {path}: real data are not part of the repository")
-    found = loadmat(path)
+def test_gene_expression(real, name, shape, intercept):
+    found = loadmat(real(f"wide/{name}.mat"))
     X, y = np.ascontiguousarray(found["X"], dtype=float), found["Y"].ravel().astype(float)
     assert X.shape == shape
     for part in (0.5, 0.1):
