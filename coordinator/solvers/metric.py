@@ -109,21 +109,18 @@ class Head:
     tail: Diagonal
 
     @classmethod
-    def of(cls, objective: Objective, at: Point, columns: int, every: int) -> Head | Diagonal:
+    def of(cls, objective: Objective, at: Point, columns: int, every: int) -> Head:
         """With the `columns` features of the largest second derivatives in the head, from each `every`-th row."""
         problem, ridge = objective.problem, objective.ridge
         d, K = problem.data.n_features, problem.n_outputs
         diagonal = objective.diagonal(at)
-        tail = Diagonal.of(diagonal, ridge)
-        if not columns:
-            return tail
         weights = diagonal.reshape(-1, K)[:d].sum(axis=1)
         features = np.sort(np.argsort(-weights, kind="stable")[:columns])
         grams = objective.gram_columns(at, features, "full" if K == 1 else "class", every)
         rows = np.append(features, d) if problem.intercept else features
         with objective.ctx.linalg():
             head = Dense.of(grams, ridge.reshape(-1, K)[rows].ravel(), problem.data.dtype)
-        return cls(head, rows, tail)
+        return cls(head, rows, Diagonal.of(diagonal, ridge))
 
     def solve(self, v: Vector) -> Vector:
         out = self.tail.solve(v)
