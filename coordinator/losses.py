@@ -54,9 +54,9 @@ class Loss:
         """Second derivative in z, (n,); for `multi` losses whatever `product` and `blocks` understand."""
         raise NotImplementedError
 
-    def all(self, z: Array, y: Array) -> tuple[Array, Array, Array]:
-        """Value, gradient and hessian together; override where they share work."""
-        return self.value(z, y), self.gradient(z, y), self.hessian(z, y)
+    def both(self, z: Array, y: Array) -> tuple[Array, Array]:
+        """Value and gradient together; override where they share work."""
+        return self.value(z, y), self.gradient(z, y)
 
     def product(self, hessian: Array, u: Array) -> Array:
         """The rows' Hessians times u (of the shape of z)."""
@@ -121,12 +121,10 @@ class Logistic(Loss):
         e = np.exp(-np.abs(z))
         return e / (1 + e) ** 2
 
-    def all(self, z: Array, y: Array) -> tuple[Array, Array, Array]:
+    def both(self, z: Array, y: Array) -> tuple[Array, Array]:
         m = y * z
         e = np.exp(-np.abs(m))  # in (0, 1]: no overflow at any margin
-        q = 1 / (1 + e)
-        small = e * q  # the smaller of p, 1 - p, exact however small
-        return np.log1p(e) - np.minimum(m, 0), -y * np.where(m > 0, small, q), small * q
+        return np.log1p(e) - np.minimum(m, 0), -y * np.where(m > 0, e, 1) / (1 + e)
 
 
 @dataclass(frozen=True)
@@ -230,16 +228,15 @@ class Softmax(Loss):
         p /= p.sum(axis=1, keepdims=True)
         return p
 
-    def all(self, z: Array, y: Array) -> tuple[Array, Array, Array]:
+    def both(self, z: Array, y: Array) -> tuple[Array, Array]:
         rows = np.arange(y.size)
         top = z.max(axis=1, keepdims=True)
         p = np.exp(z - top)
         total = p.sum(axis=1, keepdims=True)
         value = np.log(total[:, 0]) + top[:, 0] - z[rows, y]
         p /= total
-        gradient = p.copy()
-        gradient[rows, y] -= 1
-        return value, gradient, p
+        p[rows, y] -= 1
+        return value, p
 
     def product(self, hessian: Array, u: Array) -> Array:
         pu = hessian * u

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from coordinator.kernels.rows import Array, Problem, Rowwise, add, each, join, left, split, through
@@ -17,14 +15,11 @@ def evaluate(work: Work, *, problem: Problem) -> Arrays:
     gradient: Array | None = None
     for rowwise in each(work, problem):
         w, bias = split(work.input("w"), rowwise.p, rowwise.intercept)
-        w = rowwise.narrow(w)
 
-        def slope(z: Array, rows: slice, rowwise: Rowwise = rowwise, dtype: Any = w.dtype) -> Array:
-            dz = rowwise.weighed(rowwise.loss.gradient(z, rowwise.y[rows]), rows)
-            return dz.astype(dtype, copy=False)
+        def slope(z: Array, rows: slice, rowwise: Rowwise = rowwise) -> Array:
+            return rowwise.weighed(rowwise.loss.gradient(z, rowwise.y[rows]), rows)
 
-        z, g0, g = through(rowwise.chunks(), w, np.asarray(bias, dtype=w.dtype), slope)
-        z = z.astype(np.float64, copy=False)
+        z, g0, g = through(rowwise, rowwise.chunks(), rowwise.narrow(w), bias, slope)
         rowwise.keep(z)
         value += float(rowwise.weighed(rowwise.loss.value(z, rowwise.y)).sum())
         gradient = add(gradient, join(g, g0 if rowwise.intercept else None))
@@ -43,7 +38,7 @@ def search(work: Work, *, problem: Problem, steps: list[float]) -> Arrays:
         z0 = rowwise.margins("w")
         u = rowwise.margins("w1") - z0
         for i, step in enumerate(steps):
-            value, dz, _ = rowwise.loss.all(z0 + step * u, rowwise.y)
+            value, dz = rowwise.loss.both(z0 + step * u, rowwise.y)
             values[i] += rowwise.weighed(value).sum()
             slopes[i] += (rowwise.weighed(dz) * u).sum()
     return values, slopes
@@ -72,18 +67,14 @@ def product(work: Work, *, problem: Problem, exact: bool) -> Arrays:
     """Hessian at `w` times input `v`, (p K,); in the dtype of the rows unless `exact` asks for float64."""
     out: Array | None = None
     for rowwise in each(work, problem):
-        dtype = np.dtype(np.float64) if exact else rowwise.block.X.dtype
         v, v0 = split(work.input("v"), rowwise.p, rowwise.intercept)
         hessian = rowwise.hessian()
-        loss = rowwise.loss
-        scale = (hessian if loss.multi else rowwise.weighed(hessian)).astype(dtype, copy=False)
 
-        def bend(u: Array, rows: slice, rowwise: Rowwise = rowwise, scale: Array = scale) -> Array:
-            if not rowwise.loss.multi:
-                return scale[rows] * u
-            return rowwise.weighed(rowwise.loss.product(scale[rows], u), rows).astype(scale.dtype, copy=False)
+        def bend(u: Array, rows: slice, rowwise: Rowwise = rowwise, hessian: Array = hessian) -> Array:
+            return rowwise.weighed(rowwise.loss.product(hessian[rows], u), rows)
 
-        _, hv0, hv = through(rowwise.chunks(exact), v.astype(dtype, copy=False), np.asarray(v0, dtype=dtype), bend)
+        v = v if exact else v.astype(rowwise.block.X.dtype, copy=False)
+        _, hv0, hv = through(rowwise, rowwise.chunks(exact), v, v0, bend)
         out = add(out, join(hv, hv0 if rowwise.intercept else None))
     assert out is not None
     return (out,)

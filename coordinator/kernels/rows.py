@@ -20,11 +20,11 @@ Array = NDArray[Any]
 Problem = Mapping[str, Any]  # `coordinator.problem.Problem.task_params`, and "double"
 Rows = Any  # dense (n, d), or CSR
 
-# Two products over a chunk of rows that stays in cache between them. Small chunks cost more than reading does: each
-# product takes and gives back the interpreter's lock, and a thread that has to wait for it sleeps. Measured, 2 cores
-# that share 32 MB of cache, dense float32 rows of 8 kB, of a memory that reads 27-29 GB/s: 9 GB/s with chunks of
-# 2 MB, 15-16 with 4-6 MB, 16-17 with 8 MB and more.
-CHUNK_BYTES: Final = 8 << 20
+# Two products over a chunk of rows that stays in cache between them. A thread that waits for the interpreter's lock
+# sleeps, for 33 us where this was measured (2 virtual cores that share 32 MB of cache, float32 rows of 8 kB): chunks
+# are large enough that waits are few, and of up to 500 such rows, for which elementwise functions keep the lock.
+# Of the rate of reading, a gradient pass ran at 59 % with chunks of 2 MB, 61-64 % with 3-4 MB and 59 % with 8 MB.
+CHUNK_BYTES: Final = 15 << 18
 CHUNK_ROWS: Final = 128
 
 
@@ -70,9 +70,14 @@ def join(coefficients: Array, intercept: Array | float | None) -> Array:
     return np.concatenate([top.reshape(top.shape[0], -1), np.reshape(intercept, (1, -1))]).ravel()
 
 
+def right(X: Rows, w: Array) -> Array:
+    """X w. `dot` frees the interpreter's lock; `matmul` keeps it for products of up to 500 rows."""
+    return np.dot(X, w) if isinstance(X, np.ndarray) else X @ w
+
+
 def left(X: Rows, r: Array) -> Array:
     """X' r without a transposed copy."""
-    return r @ X if isinstance(X, np.ndarray) and r.ndim == 1 else X.T @ r
+    return np.dot(r, X) if isinstance(X, np.ndarray) and r.ndim == 1 else X.T @ r
 
 
 class Rowwise:
@@ -126,6 +131,10 @@ class Rowwise:
         for start, stop, part in chunks(X, size, CHUNK_ROWS):
             yield slice(start, stop), as_double(part) if upcast else part
 
+    def empty(self, w: Array) -> Array:
+        """Room for the block's margins at coefficients `w`."""
+        return np.empty((self.block.n_rows, *w.shape[1:]))
+
     def narrow(self, w: Array) -> Array:
         """A parameter in the dtype of the products."""
         return w if self.double else w.astype(self.block.X.dtype, copy=False)
@@ -137,8 +146,10 @@ class Rowwise:
             return found[0]
         w, bias = split(self._work.input(name), self.p, self.intercept)
         w = self.narrow(w)
-        bias = np.asarray(bias, dtype=w.dtype)
-        z = np.concatenate([part @ w + bias for _, part in self.chunks()]).astype(np.float64, copy=False)
+        z = self.empty(w)
+        for rows, part in self.chunks():
+            z[rows] = right(part, w)
+        z += bias
         self._work.memo.put(self.key, self._work.key(name), self._kept("z"), value=(z,))
         return z
 
@@ -183,22 +194,26 @@ def add(total: Array | None, part: Array) -> Array:
 
 
 def through(
-    parts: Iterable[tuple[slice, Rows]], w: Array, bias: Array | float, derive: Callable[[Array, slice], Array]
+    rowwise: Rowwise,
+    parts: Iterable[tuple[slice, Rows]],
+    w: Array,
+    bias: Array | float,
+    derive: Callable[[Array, slice], Array],
 ) -> tuple[Array, Array, Array]:
-    """Z = X w + bias, r = derive(z, rows) and X'r in one reading of the rows; r and z in the dtype of w.
+    """Z = X w + bias, r = derive(z, rows) and X'r in one reading of the rows; products in the dtype of w.
 
-    Returns z, the sum of r over rows and X'r, both in float64. As little Python as can be stands in the loop.
+    Returns z, the sum of r over rows and X'r, all in float64. Little stands in the loop: it holds the lock.
     """
-    zs, rs = [], []
-    total: Array | None = None
+    z = rowwise.empty(w)
+    sums = np.zeros(w.shape[1:])
+    products = []
     for rows, part in parts:
-        z = part @ w
-        z += bias
-        r = derive(z, rows)
-        zs.append(z)
-        rs.append(r)
-        total = add(total, left(part, r).astype(np.float64, copy=False))
-    assert total is not None
-    if len(zs) == 1:
-        return zs[0], np.asarray(np.sum(rs[0], axis=0, dtype=np.float64)), total
-    return np.concatenate(zs), np.asarray(np.sum(np.concatenate(rs), axis=0, dtype=np.float64)), total
+        here = z[rows]
+        here[:] = right(part, w)
+        if rowwise.intercept:
+            here += bias
+        r = derive(here, rows)
+        if rowwise.intercept:
+            sums += r.sum(axis=0)
+        products.append(left(part, r.astype(w.dtype, copy=False)))
+    return z, sums, np.asarray(np.sum(products, axis=0, dtype=np.float64))

@@ -125,7 +125,7 @@ def coded_gradient(objective: Objective, coded: CodedData, w: Vector) -> tuple[f
     coefficients, bias = split(w, problem.n_rows_of_w, problem.intercept)
     z = coded_product(objective.ctx, objective.label("coded-rows"), coded.rows, coefficients) + bias
     with np.errstate(over="ignore", invalid="ignore"):  # an overflowing objective is inf: a value, not an error
-        value, b, _ = problem.loss.all(z, coded.y)
+        value, b = problem.loss.both(z, coded.y)
         if coded.weight is not None:
             value = value * coded.weight
             b = b * (coded.weight if b.ndim == 1 else coded.weight[:, None])
