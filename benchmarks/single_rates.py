@@ -21,7 +21,7 @@ from coordinator.solvers.objective import Objective
 from coordinator.storage import FileStorage, MemoryStorage
 from coordinator.tasks import Worker
 
-ROWS = 100_000  # of the Gram
+ROWS = 200_000  # of the Gram: half of the first case
 ROUNDS = 9  # of reading the data, taking a gradient, and a Hessian-vector product
 SIDE = 3000  # of the square product
 
@@ -61,7 +61,7 @@ def measure(folder: Path) -> dict[str, float]:
             seconds = np.array([[_best(run, 1) for run in passes.values()] for _ in range(ROUNDS)])
             objective = Objective(part, ctx)
             at = objective.at(w)
-            gram = _best(lambda: objective.gram(at), 2)
+            gram = _best(lambda: objective.gram(at), 3)
     out |= {name: data.nbytes / float(np.median(column)) for name, column in zip(passes, seconds.T, strict=True)}
     for name, column in zip(passes, seconds.T, strict=True):
         out[f"{name}_of_read"] = float(np.median(seconds[:, 0] / column))
