@@ -15,11 +15,13 @@ def evaluate(work: Work, *, problem: Problem) -> Arrays:
     gradient: Array | None = None
     for rowwise in each(work, problem):
         w, bias = split(work.input("w"), rowwise.p, rowwise.intercept)
+        w = rowwise.narrow(w)
+        y = rowwise.y if rowwise.loss.multi else rowwise.y.astype(w.dtype, copy=False)
 
-        def slope(z: Array, rows: slice, rowwise: Rowwise = rowwise) -> Array:
-            return rowwise.weighed(rowwise.loss.gradient(z, rowwise.y[rows]), rows)
+        def slope(z: Array, rows: slice, rowwise: Rowwise = rowwise, y: Array = y) -> Array:
+            return rowwise.weighed(rowwise.loss.gradient(z, y[rows]), rows)
 
-        z, g0, g = through(rowwise, rowwise.chunks(), rowwise.narrow(w), bias, slope)
+        z, g0, g = through(rowwise, rowwise.chunks(), w, bias, slope)
         rowwise.keep(z)
         value += float(rowwise.weighed(rowwise.loss.value(z, rowwise.y)).sum())
         gradient = add(gradient, join(g, g0 if rowwise.intercept else None))
@@ -68,12 +70,14 @@ def product(work: Work, *, problem: Problem, exact: bool) -> Arrays:
     out: Array | None = None
     for rowwise in each(work, problem):
         v, v0 = split(work.input("v"), rowwise.p, rowwise.intercept)
-        hessian = rowwise.hessian()
-
-        def bend(u: Array, rows: slice, rowwise: Rowwise = rowwise, hessian: Array = hessian) -> Array:
-            return rowwise.weighed(rowwise.loss.product(hessian[rows], u), rows)
-
         v = v if exact else v.astype(rowwise.block.X.dtype, copy=False)
+        hessian = rowwise.hessian()
+        scale = (hessian if rowwise.loss.multi else rowwise.weighed(hessian)).astype(v.dtype, copy=False)
+
+        def bend(u: Array, rows: slice, rowwise: Rowwise = rowwise, scale: Array = scale) -> Array:
+            product = rowwise.loss.product(scale[rows], u)
+            return rowwise.weighed(product, rows) if rowwise.loss.multi else product
+
         _, hv0, hv = through(rowwise, rowwise.chunks(exact), v, v0, bend)
         out = add(out, join(hv, hv0 if rowwise.intercept else None))
     assert out is not None

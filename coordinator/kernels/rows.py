@@ -70,9 +70,12 @@ def join(coefficients: Array, intercept: Array | float | None) -> Array:
     return np.concatenate([top.reshape(top.shape[0], -1), np.reshape(intercept, (1, -1))]).ravel()
 
 
-def right(X: Rows, w: Array) -> Array:
-    """X w. `dot` frees the interpreter's lock; `matmul` keeps it for products of up to 500 rows."""
-    return np.dot(X, w) if isinstance(X, np.ndarray) else X @ w
+def right(X: Rows, w: Array, out: Array) -> None:
+    """X w into `out`. `dot` frees the interpreter's lock; `matmul` keeps it for products of up to 500 rows."""
+    if isinstance(X, np.ndarray):
+        np.dot(X, w, out=out)
+    else:
+        out[:] = X @ w
 
 
 def left(X: Rows, r: Array) -> Array:
@@ -122,10 +125,10 @@ class Rowwise:
         s = self.weight[rows]
         return values * (s if values.ndim == 1 else s[:, None])
 
-    def chunks(self, exact: bool = False) -> Iterator[tuple[slice, Rows]]:
+    def chunks(self, double: bool | None = None) -> Iterator[tuple[slice, Rows]]:
         """Rows by the chunk: the same cuts wherever margins are computed, so that their bits agree."""
         X = self.block.X
-        upcast = (self.double or exact) and X.dtype != np.float64
+        upcast = (self.double if double is None else double) and X.dtype != np.float64
         # sparse gradients are as long as w: one chunk, so that they are added once
         size = CHUNK_BYTES >> int(upcast) if isinstance(X, np.ndarray) or upcast else 1 << 62
         for start, stop, part in chunks(X, size, CHUNK_ROWS):
@@ -133,7 +136,7 @@ class Rowwise:
 
     def empty(self, w: Array) -> Array:
         """Room for the block's margins at coefficients `w`."""
-        return np.empty((self.block.n_rows, *w.shape[1:]))
+        return np.empty((self.block.n_rows, *w.shape[1:]), w.dtype)
 
     def narrow(self, w: Array) -> Array:
         """A parameter in the dtype of the products."""
@@ -148,8 +151,9 @@ class Rowwise:
         w = self.narrow(w)
         z = self.empty(w)
         for rows, part in self.chunks():
-            z[rows] = right(part, w)
-        z += bias
+            right(part, w, z[rows])
+        z += np.asarray(bias, w.dtype)
+        z = z.astype(np.float64, copy=False)
         self._work.memo.put(self.key, self._work.key(name), self._kept("z"), value=(z,))
         return z
 
@@ -200,20 +204,22 @@ def through(
     bias: Array | float,
     derive: Callable[[Array, slice], Array],
 ) -> tuple[Array, Array, Array]:
-    """Z = X w + bias, r = derive(z, rows) and X'r in one reading of the rows; products in the dtype of w.
+    """Z = X w + bias, r = derive(z, rows) and X'r in one reading of the rows; all in the dtype of w.
 
-    Returns z, the sum of r over rows and X'r, all in float64. Little stands in the loop: it holds the lock.
+    Returns z, the sum of r over rows and X'r, in float64. Little stands in the loop: it holds the interpreter's lock.
     """
     z = rowwise.empty(w)
+    bias = np.asarray(bias, w.dtype)
     sums = np.zeros(w.shape[1:])
     products = []
     for rows, part in parts:
         here = z[rows]
-        here[:] = right(part, w)
+        right(part, w, here)
         if rowwise.intercept:
             here += bias
         r = derive(here, rows)
         if rowwise.intercept:
-            sums += r.sum(axis=0)
+            sums += r.sum(axis=0, dtype=np.float64)
         products.append(left(part, r.astype(w.dtype, copy=False)))
-    return z, sums, np.asarray(np.sum(products, axis=0, dtype=np.float64))
+    total = np.asarray(np.sum(products, axis=0, dtype=np.float64))
+    return z.astype(np.float64, copy=False), sums, total
