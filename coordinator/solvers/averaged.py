@@ -24,10 +24,8 @@ from coordinator.solvers.averaging import (
     averaged_step,
     begin,
     check_counts,
-    collapsed,
     guarded,
 )
-from coordinator.solvers.estimates import COLLAPSED
 from coordinator.solvers.exact import Newton
 from coordinator.solvers.giant import Giant
 from coordinator.solvers.objective import Objective, Vector
@@ -98,9 +96,8 @@ class AveragedNewton:
             after = self.step(problem, state, ctx)
             return replace(after, passes=after.passes + objective.passes)
         after = replace(moved, row=moved.row | {"strategy": way})
-        ess, count = after.row.get("ess", 0.0), after.row.get("estimates", 0)
-        if way == "determinantal" and ess < max(COLLAPSED * count, 1.5) and count > 1:
-            return self._switched(after, collapsed(ess, count))
+        if way == "determinantal" and "warning" in after.row:
+            return self._switched(after, after.row["warning"])
         slow = state.chosen["slow"] + 1 if after.residual > SLOW * state.residual else 0
         after = replace(after, chosen=after.chosen | {"slow": slow})
         if slow >= PATIENCE and way in NEXT:

@@ -49,7 +49,7 @@ class AveragedState(base.State):
 
 @dataclass(frozen=True)
 class Averaged:
-    """An averaged H^-1 v: `value` (p,), the step it asks for, and figures for the history."""
+    """An averaged H^-1 v: `value` (p,), the step it asks for, figures for the history, and columns that were missed."""
 
     value: Vector
     step: float
@@ -111,7 +111,7 @@ def averaged_step(
         memory = memory.push(end.w - point.w, end.gradient - point.gradient, limits.memory)
     else:
         memory = Memory()
-    row = {"step": step, "passes": objective.passes, **averaged.row}
+    row = {"step": step, "passes": objective.passes, **averaged.row} | ({"missed": missed} if missed else {})
     return base.advance(objective, state, end, limits.tol, limits.max_iter, row, memory=memory, missed=missed)
 
 
@@ -140,30 +140,17 @@ def check_counts(name: str, problem: Problem, estimates: int, spare: int, rows: 
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Settings and steps that the three methods share."""
+class Averaging:
+    """Settings and steps of methods that differ in what they average: `inverse`."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     state: ClassVar[type[AveragedState]] = AveragedState
-    correct: ClassVar[str]
-    determinants: ClassVar[bool] = False
 
     tol: float = base.setting(1e-6, "stop when the gradient's norm is tol times that at zero")
     max_iter: int = base.setting(200, "most steps")
-    seed: int = base.setting(0, "names the random streams of the draws")
-    estimates: int = base.setting(16, "tasks that estimate the inverse Hessian in each step")
-    spare: int = base.setting(0, "estimates that a step may go without when they are late or lost")
-    rows: int = base.setting(0, "rows that an estimate draws; 0: 10 a parameter, at most half of all")
     memory: int = base.setting(10, "curvature pairs of L-BFGS around the average; 0: as published")
-    guard: bool = base.setting(True, "take the curvature of columns that a draw misses from the Hessian's diagonal")
-
-    @property
-    def law(self) -> str:
-        raise NotImplementedError
-
-    def check(self, problem: Problem) -> None:
-        check_counts(self.name, problem, self.estimates, self.spare, self.rows, self.memory)
+    guard: bool = base.setting(True, "take the curvature of columns an estimate misses from the Hessian's diagonal")
 
     def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> AveragedState:
         return begin(problem, ctx, w0, self.tol)
@@ -178,7 +165,30 @@ class Sampled:
 
     def inverse(self, objective: Objective, point: Point, state: AveragedState, v: Vector) -> Averaged:
         """The averaged H^-1 v at `point`."""
-        draw = Draw(self.law, default_rows(objective.problem, self.rows), self.correct)
+        raise NotImplementedError
+
+    def solution(self, state: AveragedState) -> Vector:
+        return state.w
+
+
+@dataclass(frozen=True)
+class Sampled(Averaging):
+    """Settings and averages of the three methods whose tasks draw rows."""
+
+    correct: ClassVar[str]
+
+    seed: int = base.setting(0, "names the random streams of the draws")
+    estimates: int = base.setting(16, "tasks that estimate the inverse Hessian in each step")
+    spare: int = base.setting(0, "estimates that a step may go without when they are late or lost")
+    rows: int = base.setting(0, "rows that an estimate draws; 0: 10 a parameter, at most half of all")
+    draw: str = base.setting("fixed", "law of the rows drawn", ROW_LAWS)
+
+    def check(self, problem: Problem) -> None:
+        check_counts(self.name, problem, self.estimates, self.spare, self.rows, self.memory)
+
+    def inverse(self, objective: Objective, point: Point, state: AveragedState, v: Vector) -> Averaged:
+        """The averaged H^-1 v at `point`."""
+        draw = Draw(self.draw, default_rows(objective.problem, self.rows), self.correct)
         found = draw_estimates(
             objective,
             point,
@@ -190,22 +200,14 @@ class Sampled:
             spare=self.spare,
             guard=state.guard if self.guard else None,
         )
-        average = found.average(found.solutions[:, :, 0], determinants=self.determinants)
+        average = found.average(found.solutions[:, :, 0], determinants=self.correct == "determinant")
         nu = float(np.mean(found.nus))
         row: dict[str, Any] = {"estimates": len(found.nus), "ess": average.ess, "debias": nu}
         if average.ess < max(COLLAPSED * len(found.nus), 1.5) and len(found.nus) > 1:
-            row["warning"] = collapsed(average.ess, len(found.nus))
+            remedy = "draw more rows, a fixed number of them, or average by scaling"
+            row["warning"] = f"effective sample size {average.ess:.1f} of {len(found.nus)}: {remedy}"
         step = mean_step(nu, len(found.nus)) if self.correct == "scale" else 1.0
-        missed = int(found.missed.max())
-        return Averaged(average.value, step, row | ({"missed": missed} if missed else {}), missed)
-
-    def solution(self, state: AveragedState) -> Vector:
-        return state.w
-
-
-def collapsed(ess: float, count: int) -> str:
-    """What to say when determinants all but pick one estimate."""
-    return f"effective sample size {ess:.1f} of {count}: draw more rows, a fixed number of them, or average by scaling"
+        return Averaged(average.value, step, row, int(found.missed.max()))
 
 
 @dataclass(frozen=True)
@@ -222,13 +224,6 @@ class DeterminantalAveraging(Sampled):
     name: ClassVar[str] = "determinantal-averaging"
     summary: ClassVar[str] = "local Newton directions weighed by determinants: no bias that averaging leaves"
     correct: ClassVar[str] = "determinant"
-    determinants: ClassVar[bool] = True
-
-    draw: str = base.setting("fixed", "law of the rows drawn", ROW_LAWS)
-
-    @property
-    def law(self) -> str:
-        return self.draw
 
 
 @dataclass(frozen=True)
@@ -241,12 +236,6 @@ class UniformAveraging(Sampled):
     name: ClassVar[str] = "uniform-averaging"
     summary: ClassVar[str] = "plain mean of local Newton directions: for comparison, its bias stays"
     correct: ClassVar[str] = "none"
-
-    draw: str = base.setting("fixed", "law of the rows drawn", ROW_LAWS)
-
-    @property
-    def law(self) -> str:
-        return self.draw
 
 
 @dataclass(frozen=True)
@@ -266,7 +255,3 @@ class SurrogateAveraging(Sampled):
     correct: ClassVar[str] = "scale"
 
     draw: str = base.setting("fixed", "law of the rows drawn; sjlt: sketches of all rows", (*ROW_LAWS, "sjlt"))
-
-    @property
-    def law(self) -> str:
-        return self.draw

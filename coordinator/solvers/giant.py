@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from coordinator.kernels import Problem as Params
 from coordinator.problem import Problem
-from coordinator.runtime import Runtime
 from coordinator.solvers import base
-from coordinator.solvers.averaging import Averaged, AveragedState, averaged_step, begin, fits, guarded
+from coordinator.solvers.averaging import Averaged, AveragedState, Averaging, fits
 from coordinator.solvers.estimates import cover, invertible
 from coordinator.solvers.objective import Objective, Point, Vector
 from coordinator.solvers.shares import Part, check_shares, local_hessian, n_shares, on_shares
@@ -20,7 +19,7 @@ from sketches import debias
 
 
 @dataclass(frozen=True)
-class Giant:
+class Giant(Averaging):
     """p = -mean over groups of (H_k + R)^-1 g, with the exact gradient g and the Hessian H_k of a group of rows.
 
     Wang, Roosta-Khorasani, Xu and Mahoney, "GIANT: globally improved approximate Newton method for distributed
@@ -37,34 +36,17 @@ class Giant:
 
     name: ClassVar[str] = "giant"
     summary: ClassVar[str] = "averaged local Newton directions; groups of rows that are late may be left out"
-    state: ClassVar[type[AveragedState]] = AveragedState
 
-    tol: float = base.setting(1e-6, "stop when the gradient's norm is tol times that at zero")
-    max_iter: int = base.setting(200, "most steps")
     groups: int = base.setting(0, "groups of rows; 0: as many as leave 20 rows a parameter in each, at most 32")
     spare: int = base.setting(0, "groups that a step may leave out when they are late")
     debias: bool = base.setting(True, "correct each local solve for the rows it has not seen")
-    memory: int = base.setting(10, "curvature pairs of L-BFGS around the average; 0: as published")
-    guard: bool = base.setting(True, "take the curvature of columns that a group misses from the Hessian's diagonal")
 
     def check(self, problem: Problem) -> None:
         fits(self.name, problem)
         check_shares(self.name, problem, self.groups, self.spare)
         base.at_least(self.name, 0, memory=self.memory)
 
-    def init(self, problem: Problem, ctx: Runtime, w0: Vector | None = None) -> AveragedState:
-        return begin(problem, ctx, w0, self.tol)
-
-    def step(self, problem: Problem, state: AveragedState, ctx: Runtime) -> AveragedState:
-        objective = Objective(problem, ctx)
-        point = base.resume(objective, state)
-        if self.guard:
-            state = guarded(objective, state, point)
-        after = averaged_step(self, objective, state, point, lambda v: self.inverse(objective, point, state, v))
-        return base.stalled(objective, state) if after is None else after
-
     def inverse(self, objective: Objective, point: Point, state: AveragedState, v: Vector) -> Averaged:
-        """The averaged H^-1 v at `point`."""
         ctx = objective.ctx
         inputs = {"w": point.key, "v": ctx.put(v), "ridge": ctx.put(objective.ridge)}
         if self.guard:
@@ -73,14 +55,8 @@ class Giant:
         found = on_shares(
             objective, "local-newton", "giant.solve", count, self.spare, inputs, point.double, unbias=self.debias
         )
-        missed = max(int(m) for _, _, m in found)
-        row: dict[str, Any] = {"groups": len(found), "debias": float(np.mean([nu for _, nu, _ in found]))}
-        if missed:
-            row["missed"] = missed
-        return Averaged(np.mean([p for p, _, _ in found], axis=0), 1.0, row, missed)
-
-    def solution(self, state: AveragedState) -> Vector:
-        return state.w
+        row = {"groups": len(found), "debias": float(np.mean([nu for _, nu, _ in found]))}
+        return Averaged(np.mean([p for p, _, _ in found], axis=0), 1.0, row, max(int(m) for _, _, m in found))
 
 
 @kernel("giant.solve")

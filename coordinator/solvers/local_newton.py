@@ -85,7 +85,8 @@ class LocalNewton:
         return after if after.residual <= PROGRESS * state.residual else replace(after, local=state.local // 2)
 
     def _giant(self, problem: Problem, state: LocalState, ctx: Runtime) -> LocalState:
-        after = Giant(self.tol, self.max_iter, self.groups, self.spare).step(problem, state, ctx)
+        giant = Giant(tol=self.tol, max_iter=self.max_iter, groups=self.groups, spare=self.spare)
+        after = giant.step(problem, state, ctx)
         assert isinstance(after, LocalState)  # steps replace fields of the state they are given
         return after
 
