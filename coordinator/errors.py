@@ -23,6 +23,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def one_line(said: object, most: int = 500) -> str:
+    """What is said (an exception, say) in one line of at most `most` characters; "" when nothing is."""
+    return " ".join(str(said).split())[:most]
+
+
 class OvercastError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line exits with."""
 

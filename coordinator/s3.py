@@ -1,9 +1,9 @@
 """Storage in an S3 bucket: the promises of `coordinator.storage`, kept by conditional requests.
 
 Creation is a PUT with If-None-Match, a swap one with If-Match; the version is the ETag. Large objects are read in
-ranges and written in parts, several at once. Requests that fail for reasons of the service's own (500, 503, SlowDown, a
-lost connection) are sent again after a random, growing pause. A conditional request that is refused on its second
-sending may have succeeded on its first: then the object is read, and counts as ours if it holds what we wrote.
+ranges and written in parts, several at once. Requests are sent again when the service has trouble
+(`coordinator.cloud.failures`). A conditional request that is refused on its second sending may have succeeded on its
+first: then the object is read, and counts as ours if it holds what we wrote.
 
 Without the right to list a bucket, S3 answers 403 for an object that is not there: `blind` storages take that for
 "not there".
@@ -11,35 +11,24 @@ Without the right to list a bucket, S3 answers 403 for an object that is not the
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator import arrays as codec
 from coordinator.arrays import NamedArrays
-from coordinator.errors import ConflictError, InputError, KeyMissingError, StorageError
+from coordinator.cloud.failures import ALLOWED, explain, retried
+from coordinator.errors import ConflictError, InputError, KeyMissingError, StorageError, one_line
 from coordinator.storage import check_key
 
 PART: Final = 8 << 20  # bytes of a range or part
 THREADS: Final = 16
-ATTEMPTS: Final = 6
-_AGAIN: Final = {
-    "500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "Throttling",
-    "ThrottlingException", "RequestTimeTooShort", "OperationAborted", "ConditionalRequestConflict",
-}  # fmt: skip
-_CREDENTIALS: Final = {
-    "InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "InvalidToken",
-    "UnrecognizedClientException",
-    "AuthFailure", "InvalidSecurity",
-}  # fmt: skip
-_EXPIRED: Final = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 
 
 @dataclass
@@ -98,6 +87,7 @@ class S3Storage:
         self.usage = Usage()
         self.client = s3_client() if client is None else client
         self._blind = blind
+        self._absent: dict[int, Any] = {404: None, 403: None} if blind else {404: None}
         self._pause = pause
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -125,8 +115,7 @@ class S3Storage:
     def exists(self, key: str) -> bool:
         check_key(key)
         self.usage.add(reads=1)
-        head = {404: None, 403: None} if self._blind else {404: None}
-        return self._call("HeadObject", key, head, Bucket=self.bucket, Key=key) is not None
+        return self._call("HeadObject", key, self._absent, Bucket=self.bucket, Key=key) is not None
 
     def folders(self, prefix: str) -> list[str]:
         folder = check_key(prefix.rstrip("/")) + "/"
@@ -154,7 +143,7 @@ class S3Storage:
             self.usage.add(writes=1)
             answer = self._call("DeleteObjects", "", {}, Bucket=self.bucket, Delete={"Objects": part, "Quiet": True})
             for error in answer.get("Errors", []):
-                raise StorageError(f"cannot delete {error['Key']!r} from {self}: {error['Code']}; {_ALLOWED}")
+                raise StorageError(f"cannot delete {error['Key']!r} from {self}: {error['Code']}; {ALLOWED}")
 
     def get_arrays(self, key: str) -> NamedArrays:
         if self._fast is not None:
@@ -176,10 +165,6 @@ class S3Storage:
         if first is None:
             raise KeyMissingError(f"no object {key!r} in {self}")
         data, size, version = first
-        if len(data) == size:
-            buffer = _aligned(size)
-            buffer[:] = np.frombuffer(data, dtype=np.uint8)
-            return buffer, version
         buffer = _aligned(size)
         buffer[: len(data)] = np.frombuffer(data, dtype=np.uint8)
 
@@ -189,7 +174,8 @@ class S3Storage:
                 raise KeyMissingError(f"object {key!r} in {self} was deleted while it was read")
             buffer[start : start + len(found[0])] = np.frombuffer(found[0], dtype=np.uint8)
 
-        list(self._threads.map(fill, range(len(data), size, PART)))
+        if len(data) < size:
+            list(self._threads.map(fill, range(len(data), size, PART)))
         return buffer, version
 
     def _range(self, key: str, start: int, version: str | None) -> tuple[bytes, int, str] | None:
@@ -205,13 +191,12 @@ class S3Storage:
             return data, size, answer["ETag"]
 
         self.usage.add(reads=1)
-        absent: dict[int, Any] = {404: None, 403: None} if self._blind else {404: None}
-        found = self._retry(read, key, {**absent, 416: (b"", 0, "")})
+        found = self._retry(read, key, {**self._absent, 416: (b"", 0, "")})
         if found is None:
             return None
         if found[2] == "":  # an empty object has no range
             wanted.pop("Range")
-            found = self._retry(read, key, absent)
+            found = self._retry(read, key, self._absent)
         if found is not None:
             self.usage.add(bytes_in=len(found[0]))
         return found
@@ -289,33 +274,7 @@ class S3Storage:
         return self._retry(lambda: method(**options), key, expected)
 
     def _retry(self, run: Callable[[], Any], key: str, expected: dict[int, Any]) -> Any:
-        """What `run` returns, or the value `expected` gives to the status that it failed with."""
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-
-        limit = 0.05
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return run()
-            except ClientError as error:
-                status = int(error.response["ResponseMetadata"]["HTTPStatusCode"])
-                code = str(error.response["Error"]["Code"])
-                if status == 404 and code == "NoSuchBucket":
-                    self._fail(error, key)
-                if status in expected:
-                    return expected[status]
-                if attempt == ATTEMPTS or not (code in _AGAIN or status >= 500 or status == 429):
-                    self._fail(error, key)
-            except (HTTPClientError, OSError) as error:
-                if attempt == ATTEMPTS:
-                    self._fail(error, key)
-            except BotoCoreError as error:
-                self._fail(error, key)
-            self._pause(random.uniform(0, limit))  # noqa: S311  full jitter, so that writers do not meet again
-            limit = min(2.5 * limit, 5.0)
-        raise AssertionError
-
-    def _fail(self, error: Exception, key: str) -> NoReturn:
-        raise StorageError(explain(error, f"{self}/{key}" if key else str(self), self.bucket)) from None
+        return retried(run, f"{self}/{key}" if key else str(self), expected, self._pause, self.bucket)
 
     @property
     def _threads(self) -> ThreadPoolExecutor:
@@ -335,37 +294,9 @@ class S3Storage:
         except Exception as error:  # noqa: BLE001  that library's errors have no common base
             if self._blind and "403" in str(error):
                 raise KeyMissingError(f"no object {key!r} in {self}") from None
-            raise StorageError(f"cannot read {self}/{key}: {' '.join(str(error).split())[:200]}") from None
+            raise StorageError(f"cannot read {self}/{key}: {one_line(error, 200)}") from None
         self.usage.add(bytes_in=len(data))
         return data
-
-
-_ALLOWED: Final = "the role or user in use is not allowed to; see the policies of the deployment"
-
-
-def explain(error: Exception, where: str, bucket: str = "") -> str:
-    """One line that says what is wrong with a request to AWS, and what to do."""
-    name = type(error).__name__
-    response = getattr(error, "response", {})
-    code = str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-    message = str(response.get("Error", {}).get("Message", "")) if code else " ".join(str(error).split())
-    if name in {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}:
-        return f"no usable AWS credentials ({message}): run `aws configure`, or set AWS_PROFILE"
-    if code in _EXPIRED or name in {"SSOTokenLoadError", "UnauthorizedSSOTokenError", "TokenRetrievalError"}:
-        return "the AWS credentials have expired: renew them, for single sign-on with `aws sso login`"
-    if code in {"RequestTimeTooSkewed", "RequestInTheFuture"}:
-        return "this machine's clock is off by more than AWS accepts: set it, say with `timedatectl set-ntp true`"
-    if code in _CREDENTIALS:
-        return f"AWS does not accept the credentials ({code}): check the access key, its secret and the session token"
-    if code == "NoSuchBucket":
-        return f"no bucket {bucket!r}: deploy first, or check its name and the region"
-    if code in {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403", "Forbidden"}:
-        return f"access denied to {where}: {_ALLOWED}"
-    if name == "NoRegionError":
-        return "no AWS region is set: set AWS_REGION, or run `aws configure`"
-    if name in {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ConnectionRefusedError"}:
-        return f"cannot reach {where}: {message}; check the network, the region and AWS_ENDPOINT_URL"
-    return f"cannot use {where}: {code + ': ' if code else ''}{message or name}"[:400]
 
 
 def s3_client(session: Any = None) -> Any:
@@ -423,4 +354,4 @@ def _obstore(bucket: str, client: Any) -> Any:
     )
 
 
-__all__: Sequence[str] = ("S3Storage", "Usage", "explain", "s3_client")
+__all__: Sequence[str] = ("S3Storage", "Usage", "s3_client")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator import arrays as codec
-from coordinator.errors import InputError, StorageError
+from coordinator.errors import InputError, StorageError, one_line
 
 _PICKLED: Final = "pickled"
 _NUMBERS: Final = "biufc"  # kinds of dtype
@@ -67,7 +67,7 @@ def pickle(value: Any) -> bytes:
     try:
         return bytes(cloudpickle.dumps(value))
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        said = f"{type(error).__name__}: {one_line(error, 200)}"
         raise InputError(f"cannot pickle a {type(value).__name__} ({said})") from error
 
 
@@ -78,7 +78,7 @@ def unpickle(data: bytes, where: str) -> Any:
     try:
         return reader.loads(data)  # noqa: S301  the caller has settled that the writer may run code here
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        said = f"{type(error).__name__}: {one_line(error, 200)}"
         raise StorageError(
             f"{where} cannot be unpickled here ({said}); are the packages it needs installed?"
         ) from error

@@ -37,7 +37,7 @@ def _group(group: str, start: float, end: float) -> Iterator[str]:
     client = aws("logs")
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from coordinator.s3 import explain
+    from coordinator.cloud.failures import explain
 
     asked = {"logGroupName": group, "startTime": int(1000 * start), "endTime": int(1000 * end)}
     try:

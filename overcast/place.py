@@ -167,7 +167,7 @@ def aws(service: str, region: str | None = None) -> Any:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise InputError("AWS needs boto3: pip install 'overcast[aws]'") from None
-    from coordinator.s3 import explain
+    from coordinator.cloud.failures import explain
 
     try:
         return boto3.client(service, region_name=boto3.session.Session().region_name or region)
@@ -179,7 +179,7 @@ def _outputs(stage: str) -> dict[str, str]:
     client = aws("cloudformation")
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from coordinator.s3 import explain
+    from coordinator.cloud.failures import explain
 
     name = f"overcast-{stage}"
     try:

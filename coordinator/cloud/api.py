@@ -34,6 +34,7 @@ from coordinator import arrays as codec
 from coordinator.cloud import wire
 from coordinator.cloud.deployment import Deployment, cloud_profile
 from coordinator.cloud.driver import Hop, call_driver
+from coordinator.cloud.invoke import Invoke
 from coordinator.cloud.quote import make_quote
 from coordinator.driver import check_spec
 from coordinator.errors import (
@@ -45,7 +46,6 @@ from coordinator.errors import (
     OvercastError,
     StorageError,
 )
-from coordinator.executors.aws import Invoke
 from coordinator.jobs import JobSpec, JobStore, Status, new_id
 from coordinator.linear_program import LinearProgram
 from coordinator.problem import Problem

@@ -26,7 +26,7 @@ import coordinator.kernels
 import coordinator.solvers  # noqa: F401  both register kernels
 from coordinator.cloud import wire
 from coordinator.cloud.wire import Request
-from coordinator.errors import ConflictError, InputError, OvercastError, StorageError
+from coordinator.errors import ConflictError, InputError, OvercastError, StorageError, one_line
 from coordinator.runtime import BLAS
 from coordinator.storage import FileStorage, Storage
 from coordinator.tasks import Report, Worker
@@ -114,7 +114,7 @@ def _run(worker: Worker, request: Request) -> None:
 
 
 def _fail(storage: Storage, request: Request, text: str, *, retry: bool) -> None:
-    said: dict[str, Any] = {"message": " ".join(text.split())[:2000], "retry": retry}
+    said: dict[str, Any] = {"message": one_line(text, 2000), "retry": retry}
     with suppress(ConflictError):
         storage.put(wire.error_key(request.key, request.attempt), json.dumps(said).encode())
 

@@ -21,11 +21,20 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from coordinator.cloud.deployment import Deployment, cloud_profile
+from coordinator.cloud.invoke import Invoke
 from coordinator.cloud.prices import prices
 from coordinator.data.blocks import RowBlocks
 from coordinator.driver import CANCELLED, POLICIES, Loop, Stops, open_problem
-from coordinator.errors import CancelledError, InputError, JobMissingError, LeaseLostError, OvercastError, StorageError
-from coordinator.executors.aws import LIMIT, Invoke, LambdaExecutor
+from coordinator.errors import (
+    CancelledError,
+    InputError,
+    JobMissingError,
+    LeaseLostError,
+    OvercastError,
+    StorageError,
+    one_line,
+)
+from coordinator.executors.aws import LIMIT, LambdaExecutor
 from coordinator.jobs import JobSpec, JobStore, Status
 from coordinator.mapping import is_map, run_map
 from coordinator.phases import Phase
@@ -154,7 +163,7 @@ class _Run:
         except OvercastError as error:
             return self._end("failed", str(error))
         except Exception as error:  # noqa: BLE001  the job must say that it ended, whatever ended it
-            return self._end("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            return self._end("failed", f"{type(error).__name__}: {one_line(error)}")
         if not done:
             return self._hand_over(0)
         self.storage.delete(self.root.rstrip("/"))

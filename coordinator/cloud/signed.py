@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from coordinator.cloud.failures import explain
+from coordinator.cloud.invoke import Reply
 from coordinator.errors import InputError, StorageError
-from coordinator.executors.aws import Reply
-from coordinator.s3 import explain
 
 
 class Signed:
@@ -75,7 +75,7 @@ class Signed:
 
 
 class HttpInvoke:
-    """Calls Lambda functions through the service's endpoint (`coordinator.executors.aws.Invoke`)."""
+    """Calls Lambda functions through the service's endpoint (`coordinator.cloud.invoke.Invoke`)."""
 
     def __init__(self, connections: int = 64, session: Any = None) -> None:
         self._signed = Signed("https://lambda", connections, session=session)

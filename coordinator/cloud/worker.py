@@ -25,7 +25,7 @@ from coordinator.cloud import wire
 from coordinator.cloud.cache import BlockCache
 from coordinator.cloud.wire import Request
 from coordinator.data.blocks import Block
-from coordinator.errors import ConflictError, InputError, KeyMissingError, OvercastError, StorageError
+from coordinator.errors import ConflictError, InputError, KeyMissingError, OvercastError, StorageError, one_line
 from coordinator.runtime import BLAS
 from coordinator.s3 import S3Storage
 from coordinator.tasks import Arrays, Memo, Report, Worker
@@ -172,7 +172,7 @@ def _failed(status: int, error: Exception, *, retry: bool) -> dict[str, Any]:
 
 
 def _short(said: dict[str, str]) -> dict[str, str]:
-    return {name: " ".join(text.split())[:1000] for name, text in said.items()}
+    return {name: one_line(text, 1000) for name, text in said.items()}
 
 
 _environment: Environment | None = None

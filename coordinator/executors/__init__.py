@@ -1,1 +1,1 @@
-"""Where tasks run: one file per back end."""
+"""Where tasks run: one file per back end, and the waiting that they share."""

@@ -1,4 +1,4 @@
-"""The one interface of a back end: two methods."""
+"""The one interface of a back end."""
 
 from __future__ import annotations
 

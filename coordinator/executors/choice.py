@@ -36,7 +36,7 @@ def check_executor(word: str, storage: Storage) -> None:
         raise UnknownNameError("executor", word, EXECUTORS)
     if word == "lithops":
         from coordinator.cloud.batch import describe
-        from coordinator.executors.lithops import check_installed
+        from coordinator.cloud.lithops import check_installed
 
         check_installed()
         describe(storage)
@@ -55,7 +55,8 @@ def open_place(
         with LocalExecutor(Worker(storage, scratch, memo, allow_code=allow_code), workers) as local:
             yield Place(local, scratch)
     elif word == "lithops":
-        from coordinator.executors.lithops import LithopsExecutor, LithopsPool
+        from coordinator.cloud.lithops import LithopsPool
+        from coordinator.executors.lithops import LithopsExecutor
 
         pool = LithopsPool(allow_code=allow_code)
         root = f"jobs/{job}/scratch"

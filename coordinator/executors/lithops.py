@@ -13,36 +13,30 @@ one refused request ends the invocation of a whole batch (it is invoked again, a
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import itertools
 import json
-import pickletools
 import secrets
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Final, Protocol
 
 from coordinator.cloud import batch, wire
+from coordinator.cloud.lithops import WORKERS
 from coordinator.cloud.wire import Request
-from coordinator.errors import ConflictError, InputError, KeyMissingError, StorageError
-from coordinator.executors.local import default_workers
+from coordinator.errors import InputError, KeyMissingError, StorageError, one_line
+from coordinator.executors.polled import Polled, listed
 from coordinator.phases import Launch, Outcome
 from coordinator.storage import FileStorage, Storage
 
-WORKERS: Final = 32  # calls of one phase, unless the user says otherwise, where Lithops runs elsewhere
 REFUSALS: Final = 5  # times that Lithops may fail to invoke a batch
-_SELDOM: Final = 5.0  # seconds between looks at storage, at most
 
 
 class Pool(Protocol):
-    """Where calls run. Its methods are called from one thread."""
+    """Where calls run. `ended` is called by the thread that polls, the others by one of the executor's own."""
 
     def start(self, requests: Sequence[str]) -> list[Any]:
         """A handle for each call of `batch.call`. Any exception: none was made."""
@@ -70,12 +64,12 @@ class _Call:
     seen: set[str] = field(default_factory=set)
 
 
-class LithopsExecutor:
+class LithopsExecutor(Polled):
     """Runs tasks on a pool. Use as a context manager: leaving it ends what can be ended.
 
     Parameters
     ----------
-    pool : where calls run (`LithopsPool`; tests have their own).
+    pool : where calls run (`coordinator.cloud.lithops.LithopsPool`; tests have their own).
     storage : a store that the workers reach, too.
     root : folder of the job's scratch objects in it.
     workers : calls of one phase.
@@ -100,80 +94,47 @@ class LithopsExecutor:
     ) -> None:
         if workers < 1:
             raise InputError(f"workers must be >= 1, not {workers}")
+        if soon is None:  # a look at files costs nothing, one at a bucket a request for each folder
+            soon = 0.02 if isinstance(storage, FileStorage) else 0.2
+        super().__init__(soon, clock)
         self._pool, self._storage, self._where = pool, storage, batch.describe(storage)
         self._root, self._workers = root.rstrip("/"), workers
-        self._patience, self._longest, self._pause, self._clock = patience, longest, pause, clock
-        # a look at files costs nothing, one at a bucket a request for each folder
-        self._soon = soon if soon is not None else 0.02 if isinstance(storage, FileStorage) else 0.2
+        self._patience, self._longest, self._pause = patience, longest, pause
         self._token = secrets.token_hex(4)
-        self._news = threading.Condition()
         self._orders: deque[Callable[[], None]] = deque()
-        self._done: deque[Outcome] = deque()
         self._calls: list[_Call] = []
         self._life = float("-inf")  # the last sign from any call
-        self._generation = self._pending = 0
-        self._closed = False
-        self._look_at, self._interval = 0.0, self._soon
         self._thread = threading.Thread(target=self._serve, name="overcast-lithops", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> LithopsExecutor:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    # -- the executor's interface -----------------------------------------------------------------------------------
-
     def submit(self, launches: Collection[Launch]) -> None:
         given = list(launches)
-        with self._news:
+        with self._lock:
             generation = self._generation
             self._pending += len(given)
             self._orders.append(lambda: self._hand_in(given, generation))
-            self._news.notify_all()
-
-    def poll(self, timeout: float) -> list[Outcome]:
-        until = self._clock() + timeout
-        while True:
-            with self._news:
-                now = self._clock()
-                if self._done or not self._pending or now >= until:
-                    out = list(self._done)
-                    self._done.clear()
-                    self._pending -= len(out)
-                    return out
-                if not (self._calls and now >= self._look_at):
-                    due = min(until, self._look_at) if self._calls else until
-                    self._news.wait(max(due - now, 0.0))
-                    continue
-            self._look()
+            self._work.notify()
 
     def cancel(self) -> None:
-        with self._news:
-            off, calls = self._off(self._generation), self._calls
-            self._generation += 1
+        with self._lock:
+            if self._pending or self._calls:
+                off, handles = self._off(self._generation), [call.handle for call in self._calls]
+                self._orders.append(lambda: self._let_go(off, handles))
+                self._work.notify()
             self._calls = []
-            self._done.clear()
-            waiting, self._pending = self._pending, 0
-            if waiting or calls:
-                self._orders.append(lambda: self._let_go(off, [call.handle for call in calls]))
-                self._news.notify_all()
+            super().cancel()
 
     def close(self) -> None:
         """End what can be ended; the rest finds out that nobody waits for it."""
-        self.cancel()
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
+        super().close()
         self._thread.join(60.0)
 
     # -- the thread that talks to Lithops ---------------------------------------------------------------------------
 
     def _serve(self) -> None:
         while True:
-            with self._news:
-                self._news.wait_for(lambda: self._closed or self._orders)
+            with self._lock:
+                self._work.wait_for(lambda: self._closed or self._orders)
                 if not self._orders:
                     break
                 order = self._orders.popleft()
@@ -187,7 +148,7 @@ class LithopsExecutor:
         shares = [share for i in range(self._workers) if (share := launches[i :: self._workers])]
         requests = [batch.request(self._where, self._off(generation), [_asked(x) for x in share]) for share in shares]
         for refusal in itertools.count():
-            with self._news:
+            with self._lock:
                 if generation != self._generation:
                     return
             try:
@@ -198,11 +159,11 @@ class LithopsExecutor:
                 return
             except Exception as error:  # noqa: BLE001  Lithops raises all kinds, mostly Exception itself
                 if refusal == REFUSALS:
-                    text = f"Lithops could not call its workers: {type(error).__name__}: {_line(str(error))}"
+                    text = f"Lithops could not call its workers: {type(error).__name__}: {one_line(error)}"
                     self._end(launches, generation, text, began)
                     return
-                with self._news:
-                    self._news.wait_for(
+                with self._lock:
+                    self._work.wait_for(
                         lambda: self._closed or generation != self._generation, self._pause * 2**refusal
                     )
         now = self._clock()
@@ -210,28 +171,28 @@ class LithopsExecutor:
             _Call({(wire.stored_key(x.task), x.attempt): x for x in share}, handle, now)
             for share, handle in zip(shares, handles, strict=True)
         ]
-        with self._news:
+        with self._lock:
             if generation == self._generation:
-                if not self._calls:
-                    self._interval = self._soon
-                    self._look_at = now + self._soon
                 self._calls = [*self._calls, *calls]
-                self._news.notify_all()
+                self._watch()
                 return
-        self._pool.drop(handles)
+        self._drop(handles)
 
     def _let_go(self, off: str, handles: list[Any]) -> None:
-        with suppress(ConflictError, StorageError):
+        with suppress(StorageError):
             self._storage.put(off, b"")
+        self._drop(handles)
+
+    def _drop(self, handles: list[Any]) -> None:
         with suppress(Exception):  # what cannot be ended ends by itself
             self._pool.drop(handles)
 
     def _end(self, launches: list[Launch], generation: int, text: str, began: float, *, retry: bool = True) -> None:
         now = self._clock()
-        with self._news:
+        with self._lock:
             if generation == self._generation:
                 self._done.extend(Outcome(x, None, text, retry, began, now, "lithops") for x in launches)
-                self._news.notify_all()
+                self._news.notify()
 
     def _off(self, generation: int) -> str:
         return f"{self._root}/off/{self._token}-{generation}"
@@ -240,12 +201,11 @@ class LithopsExecutor:
 
     def _look(self) -> None:
         """List the folders of what is under way, once each, and take what has come."""
-        with self._news:
+        with self._lock:
             calls, generation = self._calls, self._generation
         ended = [self._pool.ended(call.handle) for call in calls]  # before the list: what ended has left its results
-        folders = sorted({key.rpartition("/")[0] for call in calls for key, _ in call.launches})
         try:
-            found = {key for folder in folders for key in self._storage.list(folder)}
+            found = listed(self._storage, (key for call in calls for key, _ in call.launches))
         except StorageError:
             found, ended = set(), [None] * len(calls)  # the next look may succeed
         now = self._clock()
@@ -254,13 +214,11 @@ class LithopsExecutor:
             self._signs(call, found, now)
         for call, end in zip(calls, ended, strict=True):
             outcomes += self._of(call, found, end, now)
-        with self._news:
+        with self._lock:
             if generation != self._generation:
                 return
-            self._done.extend(outcomes)
             self._calls = [call for call in self._calls if call.launches]
-            self._interval = self._soon if outcomes else min(1.5 * self._interval, _SELDOM)
-            self._look_at = self._clock() + self._interval
+            self._looked(outcomes, left=bool(self._calls))
 
     def _signs(self, call: _Call, found: set[str], now: float) -> None:
         """Note what is new of a call."""
@@ -316,111 +274,3 @@ class LithopsExecutor:
 
 def _asked(launch: Launch) -> Request:
     return Request(launch.task, wire.stored_key(launch.task), "always", launch.attempt, marked=True)
-
-
-class LithopsPool:
-    """Calls through a `lithops.FunctionExecutor`.
-
-    Parameters
-    ----------
-    config : Lithops' configuration; default: the one that Lithops finds by itself (LITHOPS_CONFIG_FILE,
-        .lithops_config, ~/.lithops/config), and without one its localhost, version 1.
-    allow_code : lets users' functions run on workers on this machine; elsewhere the deployment says so itself.
-    """
-
-    def __init__(self, config: Mapping[str, Any] | None = None, *, allow_code: bool = False) -> None:
-        check_installed()
-        from lithops.config import load_config
-
-        try:
-            self.config = completed(config or load_config(log=False))
-        except Exception as error:  # whatever a file that is no configuration leads to
-            raise InputError(f"Lithops' configuration cannot be read: {_line(str(error))}") from error
-        self._allow_code = allow_code
-        self._executor: Any = None
-
-    @property
-    def workers(self) -> int:
-        """Calls worth making at once."""
-        return default_workers() if is_local(self.config) else WORKERS
-
-    def start(self, requests: Sequence[str]) -> list[Any]:
-        if self._executor is None:
-            self._executor = self._open()
-        here = self._allow_code and is_local(self.config)
-        return list(
-            self._executor.map(
-                batch.call,
-                [(request,) for request in requests],
-                extra_env={"OVERCAST_ALLOW_CODE": "1"} if here else None,
-                include_modules=None,  # workers have Overcast installed
-            )
-        )
-
-    def ended(self, handle: Any) -> str | None:
-        if not (handle.ready or handle.success or handle.done):
-            return None
-        return f"a Lithops worker ended without a result: {last_words(getattr(handle, '_call_status', None))}"
-
-    def drop(self, handles: Sequence[Any]) -> None:
-        running = [handle for handle in handles if not (handle.ready or handle.success or handle.done)]
-        if running:
-            self._executor.job_monitor.remove(running)
-            keys = {handle.job_key for handle in running}
-            self._executor.compute_handler.clear(keys, exception=InterruptedError("cancelled"))
-
-    def close(self) -> None:
-        if self._executor is not None:
-            self._executor.__exit__(None, None, None)
-            if self._executor.data_cleaner:
-                self._executor.clean(clean_cloudobjects=False, clean_fn=True, force=True)
-
-    def _open(self) -> Any:
-        import lithops
-
-        try:
-            return lithops.FunctionExecutor(config=self.config, log_level=None)
-        except Exception as error:
-            said = _line(f"{type(error).__name__}: {error}")
-            raise InputError(f"Lithops cannot start with its configuration: {said}; try `lithops hello`") from error
-
-
-def check_installed() -> None:
-    """InputError where Lithops is not."""
-    if importlib.util.find_spec("lithops") is None:
-        raise InputError('executor "lithops" needs Lithops: pip install "overcast[lithops]"')
-
-
-def is_local(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration of Lithops means this machine."""
-    general = config.get("lithops") or {}
-    return (general.get("backend") or general.get("mode") or "localhost") == "localhost"
-
-
-def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with what localhost lacks: this interpreter, and version 1 unless another is named."""
-    out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
-    if is_local(out):
-        out["localhost"] = {"version": 1, "runtime": sys.executable} | (out.get("localhost") or {})
-        out["lithops"] = {"monitoring_interval": 0.5} | (out.get("lithops") or {})
-    return out
-
-
-def last_words(status: Any) -> str:
-    """Kind and text of the exception in a call's status, read off its pickle without unpickling it."""
-    try:
-        pickled = ast.literal_eval(status["exc_info"])
-        words = [str(arg) for op, arg, _ in pickletools.genops(pickled) if "UNICODE" in op.name]
-        _, kind, *rest = words
-    except (KeyError, TypeError, ValueError, SyntaxError, MemoryError, RecursionError):
-        return "it gave no reason"
-    plumbing = ("tblib", "unpickle_exception", "HANDLER", "__dict__", "args", "exc_value")
-    text = next((word for word in rest if not word.startswith(plumbing)), "")
-    return _line(f"{kind}: {text}")
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:500]
-
-
-__all__ = ["LithopsExecutor", "LithopsPool", "Pool", "check_installed", "completed", "is_local", "last_words"]

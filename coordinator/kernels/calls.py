@@ -18,7 +18,7 @@ import numpy as np
 
 from coordinator import arrays as codec
 from coordinator import values
-from coordinator.errors import CodeRefusedError, InputError, KeyMissingError
+from coordinator.errors import CodeRefusedError, InputError, KeyMissingError, one_line
 from coordinator.storage import Storage
 from coordinator.tasks import Arrays, Work, Worker, kernel
 
@@ -58,7 +58,7 @@ def call(work: Work, *, job: str, code: str, index: int) -> Arrays:
     try:
         result = found.function(item)
     except Exception as error:
-        said = " ".join(str(error).split())[:1000]
+        said = one_line(error, 1000)
         raise FunctionError(f"{type(error).__name__}: {said}" if said else type(error).__name__) from error
     try:
         return (np.frombuffer(values.dumps(result, pickled=found.pickled), dtype=np.uint8),)

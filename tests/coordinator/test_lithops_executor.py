@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from coordinator.cloud import batch, wire
+from coordinator.cloud.lithops import completed, is_local, last_words
 from coordinator.errors import CodeRefusedError, InputError, ItemError, PhaseError
-from coordinator.executors.lithops import LithopsExecutor, completed, is_local, last_words
+from coordinator.executors.lithops import LithopsExecutor
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.mapping import create_map, load_outputs, run_map
 from coordinator.phases import Phase, Speculate
@@ -300,7 +301,7 @@ def test_localhost_gets_this_interpreter_and_the_quick_version():
 
 
 def test_ended_calls(monkeypatch):
-    from coordinator.executors.lithops import LithopsPool
+    from coordinator.cloud.lithops import LithopsPool
 
     monkeypatch.setenv("LITHOPS_CONFIG", '{"lithops": {"backend": "localhost", "storage": "localhost"}}')
     pool = LithopsPool()

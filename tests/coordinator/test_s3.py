@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
+from coordinator.cloud.failures import ATTEMPTS, explain
 from coordinator.errors import ConflictError, KeyMissingError, StorageError
-from coordinator.s3 import ATTEMPTS, PART, S3Storage, explain, s3_client
+from coordinator.s3 import PART, S3Storage, s3_client
 
 
 def refused(code, status, message="no"):

@@ -13,9 +13,9 @@ import pytest
 from coordinator.cloud.api import Api
 from coordinator.cloud.deployment import Deployment
 from coordinator.cloud.driver import Clock, drive
+from coordinator.cloud.invoke import Reply
 from coordinator.cloud.worker import Environment
 from coordinator.errors import CodeRefusedError, InputError, ItemError
-from coordinator.executors.aws import Reply
 from coordinator.s3 import Usage
 from coordinator.storage import MemoryStorage
 from overcast import place as places

@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
+from coordinator.cloud.invoke import Reply
 from coordinator.cloud.worker import Environment
-from coordinator.executors.aws import Reply
 from coordinator.s3 import Usage
 from coordinator.storage import MemoryStorage
 from coordinator.tasks import kernel

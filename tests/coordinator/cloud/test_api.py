@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from coordinator.cloud.api import Api
 from coordinator.cloud.deployment import Deployment
 from coordinator.cloud.driver import Clock, drive
+from coordinator.cloud.invoke import Reply
 from coordinator.cloud.worker import Environment
 from coordinator.data.importing import ImportOptions, import_data
-from coordinator.executors.aws import Reply
 from coordinator.jobs import JobStore
 
 DEPLOYMENT = Deployment("bucket", "test", "driver", ("w", "w-large"), "1.4.2")

@@ -1,13 +1,15 @@
 """The AWS executor on a Lambda in this process, whose faults are tables and whose clock is at hand."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
+from coordinator.cloud.invoke import Reply
 from coordinator.errors import InputError, PhaseError
-from coordinator.executors.aws import Congestion, LambdaExecutor, Reply
-from coordinator.phases import Phase, Speculate
+from coordinator.executors.aws import Congestion, LambdaExecutor
+from coordinator.phases import Launch, Phase, Speculate
 from coordinator.runtime import Runtime
 from coordinator.tasks import Task
 from sketches import Quorum, Uncoded
@@ -40,6 +42,15 @@ def test_a_phase(fake, counted):
     reports = [r.report for r in ctx.records]
     assert all(r.cost > 0 and r.limit == 512 and r.seconds >= r.compute > 0 for r in reports)
     assert any(r.cold for r in reports)
+
+
+def test_time_of_kernels_with_large_results_counts(fake, counted, monkeypatch):
+    monkeypatch.setattr("coordinator.executors.aws.LONG", 0.0)
+    calls = fake()
+    with LambdaExecutor(calls, FUNCTIONS, counted) as executor:
+        run(executor, counted, phase(1, size=600_000))
+        run(executor, counted, phase(1))
+    assert [wait for *_, wait in calls.calls] == [True, False]
 
 
 def test_large_results_go_over_storage_once(fake, counted):
@@ -100,6 +111,21 @@ def test_refusals_slow_down_and_fail_nothing(fake, counted):
     assert {r.fate for r in ctx.records} == {"used"}
     assert {r.attempt for r in ctx.records} == {1}
     assert calls.most <= 16
+
+
+def test_refusals_of_cancelled_calls_slow_down_nothing(fake, counted):
+    calls = fake({0: ["429"]})
+
+    def cancelled(*args, **options):
+        executor.cancel()
+        return calls(*args, **options)
+
+    with LambdaExecutor(cancelled, FUNCTIONS, counted, limit=16) as executor:
+        executor.submit([Launch("toy#1", 0, 1, phase(1).tasks[0])])
+        while not executor.throttled:
+            time.sleep(0.001)
+        assert executor.poll(0.0) == []
+        assert executor._congestion.window == 16
 
 
 def test_refusals_without_end_fail_in_one_line(fake, counted):
@@ -208,7 +234,7 @@ class Virtual(LambdaExecutor):
             self._news.wait(0.001)
         else:
             self.now += seconds
-            self._lock.notify_all()
+            self._work.notify_all()
 
 
 def test_asynchronous_results_are_found_by_one_list_a_folder(fake, counted):
@@ -291,3 +317,23 @@ def test_backups_overtake(fake, counted):
         ctx, [found] = run(executor, counted, phase(8), policy=Speculate(least=0.0))
     assert numbers(found) == list(range(8))
     assert [(r.attempt, r.fate) for r in ctx.records if r.index == 2] == [(2, "used")]
+
+
+def test_attempts_at_one_task_each_have_an_outcome(fake, counted):
+    [task] = phase(1).tasks
+    calls = fake({0: ["never", "never"]})
+    with Virtual(calls, counted, patience=20.0) as executor:
+        executor.submit([Launch("toy#1", 0, 1, task)])
+        executor.submit([Launch("toy#1", 0, 2, task)])
+        found = [*executor.poll(60.0), *executor.poll(60.0)]
+    assert sorted((o.launch.attempt, o.error) for o in found) == [(n, "w did not begin within 20 s") for n in (1, 2)]
+
+
+def test_calls_that_were_lost_on_the_way_are_not_awaited(fake, counted):
+    calls = fake({0: ["lost"]})
+    with Virtual(calls, counted, patience=20.0) as executor:
+        executor.submit([Launch("toy#1", 0, 1, phase(1).tasks[0])])
+        [lost] = executor.poll(60.0)
+        assert lost.error == "the call of w was lost: reset by peer"
+        assert executor.poll(60.0) == []
+        assert executor.now == 0.0

@@ -11,10 +11,10 @@ import pytest
 from coordinator.cloud import driver as cloud
 from coordinator.cloud.deployment import Deployment
 from coordinator.cloud.driver import Clock, Hop, drive
+from coordinator.cloud.invoke import Reply
 from coordinator.data.importing import ImportOptions, import_data
 from coordinator.driver import run_job
 from coordinator.errors import InputError
-from coordinator.executors.aws import Reply
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.profile import Profile
 from coordinator.results import load_result
