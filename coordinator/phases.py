@@ -1,8 +1,8 @@
 """Phases and their straggler policy, as a pure state machine: outcomes and times go in, tasks to launch come out.
 
-A failed task is an erasure: it is launched again up to `max_attempts` times, then counted lost, and the phase fails
-only when its code cannot decode without it. Stragglers, throttles, time-outs and crashes take this one path. Nothing
-here reads a clock or does I/O; `now` is an argument.
+A failed task is an erasure: it is launched `max_attempts` times at most, then counted lost, and the phase fails only
+when its code cannot decode without it. Stragglers, time-outs and crashes take this one path; an attempt that says that
+the same call would fail again ends the phase at once. Nothing here reads a clock or does I/O; `now` is an argument.
 """
 
 from __future__ import annotations
@@ -85,12 +85,19 @@ class Speculate:
 
 @dataclass
 class PhaseState:
-    """One phase under way."""
+    """One phase under way.
+
+    Attributes
+    ----------
+    only : replay: wait for exactly these results. results, failures : by task, `failures` the last one of each.
+    attempts : how often each task was launched, of `max_attempts`.
+    fatal : an error that another attempt would meet again.
+    """
 
     phase: Phase
     policy: StragglerPolicy
     max_attempts: int = 3
-    only: frozenset[int] | None = None  # replay: use exactly these results
+    only: frozenset[int] | None = None
     results: dict[int, Arrays] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)

@@ -129,7 +129,7 @@ class Runtime:
         return key
 
     def release(self, keep: int = 64) -> None:
-        """Drop all but the newest `keep` small inputs."""
+        """Drop all but the newest `keep` >= 1 small inputs."""
         for key in list(self._held)[:-keep]:
             if self.tidy:
                 self.scratch.delete(key)
@@ -141,22 +141,22 @@ class Runtime:
         Raises PhaseError when one can no longer decode, CancelledError when `stopped` gives a reason.
         """
         began = time.perf_counter()
-        names: dict[str, PhaseState] = {}
+        states: dict[str, PhaseState] = {}
         for phase in phases:
             only = frozenset(self.replay[phase.name]) if phase.name in self.replay else None
-            names[phase.name] = PhaseState(phase, self.policy, self.max_attempts, only)
+            states[phase.name] = PhaseState(phase, self.policy, self.max_attempts, only)
         try:
-            self._loop(names)
+            self._loop(states)
         except BaseException:
             self.executor.cancel()
             raise
         spent = time.perf_counter() - began
-        for name, state in names.items():
+        for name, state in states.items():
             if len(state.results) < len(state.phase.tasks):  # only what chance decided need be known to repeat it
                 self.arrivals[name] = sorted(state.results)
             kind = name.rsplit("#", 1)[0]
-            self.seconds[kind] = self.seconds.get(kind, 0.0) + spent / len(names)
-        return [state.decode() for state in names.values()]
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + spent / len(states)
+        return [state.decode() for state in states.values()]
 
     def _loop(self, states: dict[str, PhaseState]) -> None:
         for state in states.values():
@@ -166,11 +166,9 @@ class Runtime:
                 now = time.perf_counter()
                 state = states[outcome.launch.phase]
                 self._note(outcome, state)
-                again = state.record(outcome, now)
-                if again:
+                if again := state.record(outcome, now):
                     self.executor.submit(again)
-            reason = self.stopped()
-            if reason is not None:
+            if (reason := self.stopped()) is not None:
                 raise CancelledError(reason)
             now = time.perf_counter()
             for state in states.values():
@@ -178,8 +176,8 @@ class Runtime:
                     raise PhaseError(why)
                 if backups := state.backups(now):
                     self.executor.submit(backups)
-        if any(state.attempts and len(state.results) < sum(state.attempts.values()) for state in states.values()):
-            self.executor.cancel()  # spare copies still under way are of no use any more
+        if any(len(state.results) < sum(state.attempts.values()) for state in states.values()):
+            self.executor.cancel()  # spare copies that may be under way are of no use any more
 
     def _note(self, outcome: Outcome, state: PhaseState) -> None:
         spare = outcome.launch.index in state.results or state.done
