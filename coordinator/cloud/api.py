@@ -22,7 +22,6 @@ import binascii
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -32,8 +31,8 @@ import numpy as np
 
 from coordinator import arrays as codec
 from coordinator.cloud import wire
+from coordinator.cloud.calling import Failure, Hop, call_driver, wake
 from coordinator.cloud.deployment import Deployment, cloud_profile
-from coordinator.cloud.driver import Hop, call_driver
 from coordinator.cloud.invoke import Invoke
 from coordinator.cloud.quote import make_quote
 from coordinator.driver import check_spec
@@ -52,7 +51,6 @@ from coordinator.problem import Problem
 from coordinator.results import load_result
 from coordinator.s3 import S3Storage
 
-UNHEARD: Final = 1.0  # leases' time after which a driver that was called and has not begun is called again
 MOST_JOBS: Final = 100
 MOST_EVENTS: Final = 500
 MOST_BYTES: Final = 1 << 20  # of a request's body
@@ -96,6 +94,11 @@ class Api:
         except Exception as error:  # noqa: BLE001  callers see no stack trace; the log does
             print(f"overcast: {type(error).__name__}: {error}")
             return _say(500, {"error": {"type": "InternalError", "message": "see the log of the api's function"}})
+
+    def wake(self, failure: Failure) -> None:
+        """Call another driver after one that failed. StorageError where that cannot be: Lambda tries again."""
+        with suppress(JobMissingError):  # deleted meanwhile
+            wake(self._store, self._deployment, self._invoke, failure.hop.job, failure)
 
     def _route(self, event: Any) -> Any:
         method, path, query, headers = _request(event)
@@ -231,15 +234,7 @@ class Api:
             raise InputError(f"spec: {error}") from None
 
     def _awake(self, job: str) -> Status:
-        """The status, after calling a driver where one has died or was never heard of."""
-        status = self._store.status(job)
-        unheard = status.state == "queued" and time.time() - (status.updated or 0.0) > UNHEARD * self._deployment.lease
-        if not unheard and not (status.state == "interrupted" and status.expires is not None):
-            return status
-        status = self._store.update(job, when=("queued", "interrupted"), state="queued", message="called again")
-        if status.state == "queued":
-            call_driver(self._invoke, self._deployment, Hop(job))
-        return status
+        return wake(self._store, self._deployment, self._invoke, job)
 
 
 class _Call:
@@ -330,11 +325,14 @@ def prepare() -> None:
     _made["api"] = Api(deployment, S3Storage(deployment.bucket), HttpInvoke(4))
 
 
-def handler(event: Any, context: Any = None) -> dict[str, Any]:  # noqa: ARG001  Lambda's signature
-    """What Lambda calls."""
+def handler(event: Any, context: Any = None) -> dict[str, Any] | None:  # noqa: ARG001  Lambda's signature
+    """What Lambda calls: for a request, and as the destination of the driver's failed calls."""
     if not _made:
         prepare()
-    return _made["api"].answer(event)
+    if (failure := Failure.from_event(event)) is None:
+        return _made["api"].answer(event)
+    _made["api"].wake(failure)
+    return None
 
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:

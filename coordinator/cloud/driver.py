@@ -3,13 +3,11 @@
 A driver takes the job's lease by compare-and-swap, renews it while it lives, and stores every checkpoint once. When the
 time that is left would not do for another step as long as the longest so far, or runs out within a step, it gives the
 lease back and calls itself anew. A step that was left off is run again with all results stored, so that each driver
-finds what those before it have got. A driver that dies leaves its lease to run out; whoever looks at the job then calls
-another (`coordinator.cloud.api`).
+finds what those before it have got. A driver that dies is followed by another (`coordinator.cloud.calling`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -20,6 +18,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from coordinator.cloud.calling import Hop, call_driver, void
 from coordinator.cloud.deployment import Deployment, cloud_profile
 from coordinator.cloud.invoke import Invoke
 from coordinator.cloud.prices import prices
@@ -28,10 +27,10 @@ from coordinator.driver import CANCELLED, POLICIES, Loop, Stops, open_problem
 from coordinator.errors import (
     CancelledError,
     InputError,
+    JobError,
     JobMissingError,
     LeaseLostError,
     OvercastError,
-    StorageError,
     one_line,
 )
 from coordinator.executors.aws import LIMIT, LambdaExecutor
@@ -45,7 +44,6 @@ from coordinator.tasks import Task
 from sketches import Uncoded
 
 ATTEMPTS: Final = 5  # at a task: memory may have to grow twice
-FALLS: Final = 4  # drivers that may end without a word at one iteration
 LEFT_OFF: Final = 30  # times that one step may be left off
 MARGIN: Final = 10.0  # seconds kept for handing over; with low time limits 15 % of them, but no less than
 LEAST_MARGIN: Final = 1.0
@@ -63,27 +61,6 @@ class Context(Protocol):
 
 class _LeaveError(Exception):
     """Time is up within a step."""
-
-
-@dataclass(frozen=True)
-class Hop:
-    """A call of the driver: the job, and how often its present step was left off."""
-
-    job: str
-    left_off: int = 0
-
-    @classmethod
-    def from_event(cls, event: Any) -> Hop:
-        """InputError for anything that is not {"job": id} or {"job": id, "left_off": n}."""
-        if not isinstance(event, dict) or not {"job"} <= event.keys() <= {"job", "left_off"}:
-            raise InputError('not a call of the driver: it takes {"job": id}')
-        left_off = event.get("left_off", 0)
-        if not isinstance(event["job"], str) or type(left_off) is not int or not 0 <= left_off <= 10**6:
-            raise InputError('not a call of the driver: "job" is a text, "left_off" a number')
-        return cls(event["job"], left_off)
-
-    def to_json(self) -> bytes:
-        return json.dumps({"job": self.job, "left_off": self.left_off}).encode()
 
 
 @dataclass
@@ -104,16 +81,25 @@ class Clock:
         return self.now() - self.began
 
 
-def drive(event: Any, clock: Clock, deployment: Deployment, storage: S3Storage, invoke: Invoke) -> dict[str, Any]:
-    """Run a job as far as time allows; what came of it. Every failure is an answer, and the job's status says it."""
+def drive(
+    event: Any, clock: Clock, deployment: Deployment, storage: S3Storage, invoke: Invoke, call: str = ""
+) -> dict[str, Any]:
+    """Run a job as far as time allows; what came of it, which the job's status says, too.
+
+    `call` : Lambda's id of this call. Raises StorageError where the job's state cannot be read or written: Lambda then
+    has the job woken.
+    """
     try:
         hop = Hop.from_event(event)
         store = JobStore(storage)
         spec = store.spec(hop.job)
-    except OvercastError as error:
+    except (InputError, JobError) as error:
         return _failed(error)
-    owner = secrets.token_hex(8)
+    owner = f"{secrets.token_hex(8)}.{call}"
     status = store.lease(hop.job, owner, deployment.lease)
+    if status is None and call and void(store, hop.job, call):
+        # Lambda runs a call again whose environment it has lost; one that it delivered twice stops the other
+        status = store.lease(hop.job, owner, deployment.lease)
     if status is None:
         return {"status": 200, "job": hop.job, "state": store.status(hop.job).state, "ran": False}
     run = _Run(hop, clock, deployment, storage, invoke, store, spec, owner, status)
@@ -171,15 +157,7 @@ class _Run:
         return self.store.status(self.spec.id).state
 
     def _check(self) -> None:
-        """InputError for a job that drivers only die of."""
-        newest = self.store.newest(self.spec.id)
-        if self.status.falls and newest > self.status.iteration:
-            self.hold(iteration=newest, falls=0)  # it died, but not without having got further
-        if self.status.falls > FALLS:
-            raise InputError(
-                f"{self.status.falls} drivers in a row ended without a word after iteration {self.status.iteration}; "
-                "give the driver's function more memory, and see its log"
-            )
+        """InputError for a step that no driver has the time for."""
         if self.hop.left_off > LEFT_OFF:
             raise InputError(
                 f"a step did not end within {self.hop.left_off} times the driver's {self.clock.limit:.0f} s; "
@@ -299,27 +277,8 @@ class _Stops(Stops):
         now = time.perf_counter()
         if now - self._renewed > run.deployment.lease / 4:
             self._renewed = now
-            run.hold()
+            run.hold(spent=run.spent())
         return super().look()
-
-
-def call_driver(invoke: Invoke, deployment: Deployment, hop: Hop) -> None:
-    """Call the driver asynchronously. StorageError when Lambda does not take the call."""
-    said = ""
-    for attempt in range(6):
-        try:
-            reply = invoke(deployment.driver, hop.to_json(), wait=False, timeout=30.0)
-        except OSError as error:
-            said = str(error)
-        else:
-            if reply.status == 202:
-                return
-            said = f"HTTP {reply.status} {reply.body[:200].decode('utf-8', 'replace')}"
-            if reply.status not in {429, 500, 502, 503, 504}:
-                break
-        if attempt < 5:
-            time.sleep(0.1 * 2**attempt)
-    raise StorageError(f"cannot call the driver {deployment.driver}: {said}")
 
 
 def class_counts(ctx: Runtime, data: RowBlocks) -> dict[str, float]:
@@ -357,7 +316,7 @@ def handler(event: Any, context: Context) -> dict[str, Any]:
     if not _made:
         prepare()
     clock = Clock(lambda: context.get_remaining_time_in_millis() / 1000, float(context.memory_limit_in_mb))
-    return drive(event, clock, _made["deployment"], _made["storage"], _made["invoke"])
+    return drive(event, clock, _made["deployment"], _made["storage"], _made["invoke"], context.aws_request_id)
 
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:

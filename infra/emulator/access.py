@@ -58,6 +58,16 @@ def role_variables(role: str, region: str, session: str) -> dict[str, str]:
         return _ROLES[role]
 
 
+def role_may(role: str, region: str, action: str, resource: str) -> bool:
+    """Whether the policies of a role allow `action`, which Lambda itself takes in its name."""
+    from moto.iam.access_control import AssumedRoleAccessKey
+
+    held = role_variables(role, region, "lambda")
+    token = {"X-Amz-Security-Token": held["AWS_SESSION_TOKEN"]}
+    key = AssumedRoleAccessKey(limits.ACCOUNT, "aws", held["AWS_ACCESS_KEY_ID"], token)
+    return allowed([_document(policy) for policy in key.collect_policies()], action, resource, {})
+
+
 def check_lambda(environ: Mapping[str, Any], body: bytes, action: str, resource: str) -> None:
     """InvokeError where the caller did not sign this request or may not do `action`."""
     _check(environ, body, {action: {}}, resource)

@@ -109,7 +109,7 @@ class FunctionUrl(_Resource, CloudFormationModel):  # type: ignore[misc]
 
 
 class AsyncConfig(_Resource, CloudFormationModel):  # type: ignore[misc]
-    """Retries of asynchronous invocations."""
+    """Retries and destinations of asynchronous invocations."""
 
     @staticmethod
     def cloudformation_type() -> str:
@@ -127,6 +127,7 @@ class AsyncConfig(_Resource, CloudFormationModel):  # type: ignore[misc]
         given = cloudformation_json["Properties"]
         function = get_backend(account_id, region_name).get_function(given["FunctionName"])
         config = {key: int(given[key]) for key in ("MaximumRetryAttempts", "MaximumEventAgeInSeconds") if key in given}
+        config |= {key: given[key] for key in ("DestinationConfig",) if key in given}
         function.event_invoke_config[:] = [EventInvokeConfig(function.function_arn, function.last_modified, config)]
         return cls(f"{function.function_name}:{given.get('Qualifier')}")
 

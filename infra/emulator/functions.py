@@ -27,8 +27,10 @@ class InvokeError(Exception):
 class Function:
     """One version of a function: memory in MB, timeout in seconds.
 
-    `reserved` is its reserved concurrency; `retries` those of asynchronous invocations; `loops` whether it may invoke
-    itself without end. `source` are the folders of its code and its layers, first come first.
+    `reserved` is its reserved concurrency; `loops` whether it may invoke itself without end. Of asynchronous
+    invocations: `retries` after errors, `age` in seconds at which one that was throttled is given up, `on_failure` the
+    ARN of the function that is told of those that failed. `source` are the folders of its code and its layers, first
+    come first.
     """
 
     name: str
@@ -44,12 +46,14 @@ class Function:
     source: tuple[str, ...]
     reserved: int | None = None
     retries: int = limits.RETRIES
+    age: float = limits.EVENT_AGE
+    on_failure: str = ""
     loops: bool = False
 
     @property
     def environment_key(self) -> Function:
         """What an execution environment depends on: functions with equal keys may share it."""
-        return replace(self, timeout=0.0, reserved=None, retries=0, loops=False)
+        return replace(self, timeout=0.0, reserved=None, retries=0, age=0.0, on_failure="", loops=False)
 
 
 class CodeStore:
@@ -99,9 +103,7 @@ def read(model: Any, code: CodeStore) -> Function:
         raise InvokeError(502, "InvalidRuntimeException", f"{model.function_name}: only Zip packages can run here")
     for layer in model.layers:
         source += _layer(model, layer["Arn"], code)
-    retries = limits.RETRIES
-    for config in model.event_invoke_config:
-        retries = int(config.config.get("MaximumRetryAttempts", retries))
+    given = {key: value for item in model.event_invoke_config for key, value in item.config.items()}
     return Function(
         name=model.function_name,
         arn=model.function_arn,
@@ -115,7 +117,9 @@ def read(model: Any, code: CodeStore) -> Function:
         variables=tuple(sorted((key, str(value)) for key, value in model.environment_vars.items())),
         source=tuple(source),
         reserved=None if model.reserved_concurrency is None else int(model.reserved_concurrency),
-        retries=retries,
+        retries=int(given.get("MaximumRetryAttempts", limits.RETRIES)),
+        age=float(given.get("MaximumEventAgeInSeconds", limits.EVENT_AGE)),
+        on_failure=given.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination", ""),
         loops=getattr(model, "recursive_loop", "Terminate") == "Allow",
     )
 

@@ -17,3 +17,4 @@ UNZIPPED: Final = 250 * MIB
 LOG_TAIL: Final = 4096
 HOPS: Final = 16  # invocations of one function in one chain before Lambda stops it
 RETRIES: Final = 2  # of an asynchronous invocation that failed, where nothing else is set
+EVENT_AGE: Final = 21600.0  # seconds that one may wait for a free environment, where nothing else is set

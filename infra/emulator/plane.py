@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,8 +69,14 @@ class Plane:
 
     # ------------------------------------------------------------------------------------------------ invocations
 
-    def invoke(self, model: Any, payload: bytes, header: str = "", context: str | None = None) -> Outcome:
-        """Run a moto function to its end; InvokeError says why not. `header`: the trace header that the caller sent."""
+    def invoke(
+        self, model: Any, payload: bytes, header: str = "", context: str | None = None, request: str | None = None
+    ) -> Outcome:
+        """Run a moto function to its end; InvokeError says why not.
+
+        `header` : the trace header that the caller sent. `request` : the invocation's id, if it has one already.
+        """
+        request = request or str(uuid.uuid4())
         function = self.read(model)
         fault = self.desk.decide(function.name, payload)
         if fault is not None and fault.kind == "throttle":
@@ -77,9 +84,10 @@ class Plane:
             raise throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
         passed = trace.passed_on(header, function)
         if fault is not None and fault.kind == "duplicate":
-            threading.Thread(target=self._twice, args=(model, function, payload, passed, context), daemon=True).start()
+            again = Invocation(payload, passed, function.timeout, context, request)
+            threading.Thread(target=self._twice, args=(model, function, again), daemon=True).start()
         with self._slot(function):
-            outcome = self._run(model, function, Invocation(payload, passed, function.timeout, context), fault)
+            outcome = self._run(model, function, Invocation(payload, passed, function.timeout, context, request), fault)
         if fault is not None and fault.kind == "late":
             self.stopping.wait(fault.seconds)
         return outcome
@@ -92,9 +100,9 @@ class Plane:
             raise InvokeError(502, "InvalidRuntimeException", message)
         return function
 
-    def _twice(self, model: Any, function: Function, payload: bytes, passed: str, context: str | None) -> None:
+    def _twice(self, model: Any, function: Function, invocation: Invocation) -> None:
         with contextlib.suppress(InvokeError), self._slot(function):
-            self._run(model, function, Invocation(payload, passed, function.timeout, context), None)
+            self._run(model, function, invocation, None)
 
     def _run(self, model: Any, function: Function, invocation: Invocation, fault: Fault | None) -> Outcome:
         environment, cold = self._environment(function)
@@ -235,9 +243,14 @@ class Plane:
     # ----------------------------------------------------------------------------------------------------- control
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Invocations, cold starts, errors, throttled calls and peak concurrency by function."""
+        """Invocations, cold starts, errors, throttled and undelivered calls and peak concurrency by function."""
         with self._lock:
             return {name: dict(counter) for name, counter in self._counts.items()}
+
+    def undelivered(self, function: Function) -> None:
+        """Count a failed invocation that its destination was not told of."""
+        with self._lock:
+            self._counts[function.name]["undelivered"] += 1
 
     def pids(self) -> list[int]:
         """Processes of the environments that live."""

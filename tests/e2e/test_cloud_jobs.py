@@ -154,6 +154,47 @@ def test_the_driver_is_killed_in_every_iteration(client: CloudClient, deployment
     assert [row["iteration"] for row in job.events()] == list(range(whole.n_iter_ + 1))
 
 
+def test_the_driver_is_killed_while_nobody_looks(client: CloudClient, deployment: Any) -> None:
+    """Lambda tells of it; the job is read from the bucket only, which wakes nothing."""
+    fields = {"solver": "newton", "settings": {"tol": 1e-9}}
+    slow = {"function": "*-worker", "fault": {"kind": "straggle", "delay": 0.3}}
+    deployment.emulator.faults({"seed": 1, "rules": [slow]})
+    job = client.submit("rows", solver="newton", tol=1e-9, profile=asdict(RATES), workers=4, **LOGISTIC).id
+    store, killed = JobStore(client.storage), 0
+    for iteration in range(3):
+        eventually(lambda reached=iteration: store.newest(job) >= reached, 60)
+        for pid in functions(deployment, deployment.stack.driver):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    eventually(lambda: store.status(job).final, 60)
+    assert killed >= 3
+    told = deployment.emulator.applied()["invocations"]
+    assert told["overcast-local-api"] == told[deployment.stack.driver] >= 1 + 3  # one was the submission
+    same(client.job(job).result(), alone(problem=LOGISTIC, **fields))
+
+
+@pytest.mark.parametrize("fault", [{"kind": "exit"}, {"kind": "oom", "delay": 0.5}], ids=["at-once", "in-a-step"])
+def test_a_job_whose_driver_always_dies_fails(client: CloudClient, deployment: Any, fault: dict[str, Any]) -> None:
+    slow = {"function": "*-worker", "fault": {"kind": "straggle", "delay": 3}}
+    deployment.emulator.faults({"seed": 1, "rules": [{"function": "*-driver", "fault": fault}, slow]})
+    job = client.submit("rows", solver="newton", workers=4, **LOGISTIC)
+    store = JobStore(client.storage)
+    eventually(lambda: store.status(job.id).final, 60)
+    deployment.emulator.faults({"seed": 2, "rules": [slow]})  # and counts anew
+    status = store.status(job.id)
+    assert (status.state, status.falls) == ("failed", 5)
+    kind = {"exit": "Runtime.ExitError", "oom": "Runtime.OutOfMemory"}[fault["kind"]]
+    assert f"5 drivers in a row ended without a word after iteration 0 (the last: {kind}: " in status.message
+    assert "\n" not in status.message
+    with pytest.raises(JobError, match="5 drivers in a row ended without a word"):
+        job.result(10)
+    time.sleep(1)
+    assert deployment.stack.driver not in deployment.emulator.applied()["invocations"]
+    deployment.emulator.faults()
+    assert job.resume().result(120).converged
+
+
 def test_twenty_hand_overs(client: CloudClient, deployment: Any) -> None:
     api = deployment.emulator.client("lambda")
     driver = deployment.stack.driver

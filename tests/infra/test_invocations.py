@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from infra.emulator.client import Emulator
@@ -173,6 +175,79 @@ def test_asynchronous_failures_are_retried_as_configured(
 
     eventually(lambda: calls(twice.name) == 3)
     assert calls(never.name) == 1
+
+
+TELL = """import json, os, pathlib, time
+def handler(event, context):
+    pathlib.Path({path!r}).joinpath(context.aws_request_id).write_text(json.dumps(event))
+"""
+
+
+def test_a_destination_is_told_of_failures(
+    emulator: Emulator, deploy: Any, eventually: Eventually, tmp_path: Path
+) -> None:
+    client = emulator.client("lambda")
+    told = deploy(TELL.format(path=str(tmp_path)))
+    source = "import os\ndef handler(event, context):\n    if event['code'] >= 0:\n        os._exit(event['code'])\n"
+    failing, forbidden = deploy(source, statements=[INVOKE_SELF]), deploy(source)
+    arn = client.get_function(FunctionName=told.name)["Configuration"]["FunctionArn"]
+    for function in (failing, forbidden):
+        client.put_function_event_invoke_config(
+            FunctionName=function.name,
+            MaximumRetryAttempts=1,
+            MaximumEventAgeInSeconds=60,
+            DestinationConfig={"OnFailure": {"Destination": arn}},
+        )
+
+    def calls(name: str, what: str = "invocations") -> int:
+        return int(emulator.counts()["functions"].get(name, {}).get(what, 0))
+
+    failing.invoke({"code": -1}, kind="Event")  # does not fail
+    failing.invoke({"code": 3}, kind="Event")
+    eventually(lambda: calls(told.name) == 1)
+    assert calls(failing.name) == 3
+    (record,) = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+    about = record["requestContext"]
+    assert (about["condition"], about["approximateInvokeCount"]) == ("RetriesExhausted", 2)
+    assert failing.name in about["functionArn"]
+    assert record["requestPayload"] == {"code": 3}
+    assert record["responseContext"]["functionError"] == "Unhandled"
+    assert record["responsePayload"]["errorType"] == "Runtime.ExitError"
+    assert about["requestId"] in record["responsePayload"]["errorMessage"]
+    # the role of the function must be allowed to tell it
+    forbidden.invoke({"code": 3}, kind="Event")
+    eventually(lambda: calls(forbidden.name, "undelivered") == 1)
+    assert calls(told.name) == 1
+    # synchronous calls are told their callers only
+    assert failing.invoke({"code": 3}).error
+    time.sleep(0.3)
+    assert calls(told.name) == 1
+
+
+def test_a_destination_is_told_of_what_waited_too_long(
+    emulator: Emulator, deploy: Any, eventually: Eventually, tmp_path: Path
+) -> None:
+    told = deploy(TELL.format(path=str(tmp_path)))
+    busy = deploy(ECHO, statements=[INVOKE_SELF])
+    arn = emulator.client("lambda").get_function(FunctionName=told.name)["Configuration"]["FunctionArn"]
+    config = {
+        "FunctionName": busy.name,
+        "Qualifier": "$LATEST",
+        "MaximumEventAgeInSeconds": 1,  # AWS takes 60 and more
+        "DestinationConfig": {"OnFailure": {"Destination": arn}},
+    }
+    resource = {"Type": "AWS::Lambda::EventInvokeConfig", "Properties": config}
+    formation = emulator.client("cloudformation")
+    formation.create_stack(StackName=busy.name, TemplateBody=json.dumps({"Resources": {"Config": resource}}))
+    emulator.faults({"rules": [{"function": busy.name, "fault": {"kind": "throttle"}}]})
+    busy.invoke({"a": 1}, kind="Event")
+    eventually(lambda: any(tmp_path.iterdir()))
+    (record,) = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+    about = record["requestContext"]
+    assert (about["condition"], about["approximateInvokeCount"]) == ("EventAgeExceeded", 0)
+    assert record["requestPayload"] == {"a": 1}
+    assert "responsePayload" not in record
+    formation.delete_stack(StackName=busy.name)
 
 
 def test_a_loop_is_stopped_after_16_hops_unless_allowed(

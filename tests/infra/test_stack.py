@@ -47,7 +47,7 @@ WORKERS = {"invoke worker", "invoke worker-large", "invoke worker-xlarge"}
 MAY = {
     "worker": READ | {"put jobs"},
     "worker-large": READ | {"put jobs"},
-    "driver": READ | LIST | WORKERS | {"put jobs", "delete jobs", "invoke driver"},
+    "driver": READ | LIST | WORKERS | {"put jobs", "delete jobs", "invoke driver", "invoke api"},
     "api": READ | LIST | {"put jobs", "delete jobs", "invoke driver"},
 }
 
@@ -125,6 +125,9 @@ def test_the_functions_are_as_the_contract_has_them(deployment: Any) -> None:
         assert (variables["OVERCAST_TASK_SECONDS"], variables["OVERCAST_LEASE"]) == ("125", "5")
         assert variables["OVERCAST_VERSION"]
         assert functions.get_function_event_invoke_config(FunctionName=name)["MaximumRetryAttempts"] == 0
+    failed = functions.get_function_event_invoke_config(FunctionName=stacked.driver)
+    assert (failed["MaximumRetryAttempts"], failed["MaximumEventAgeInSeconds"]) == (0, 3600)
+    assert failed["DestinationConfig"]["OnFailure"]["Destination"].endswith(":function:overcast-local-api")
     assert functions.get_function_recursion_config(FunctionName=stacked.driver)["RecursiveLoop"] == "Allow"
     assert functions.get_function_recursion_config(FunctionName=stacked.workers[0])["RecursiveLoop"] == "Terminate"
     assert stacked.api.startswith(f"{deployment.emulator.endpoint}/_url/")
@@ -161,4 +164,4 @@ def test_a_real_stage_is_private_sized_and_bounded(deployment: Any) -> None:
     assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     assert resources["ApiLambdaFunctionUrl"]["Properties"]["AuthType"] == "AWS_IAM"
     metrics = {v["Properties"]["MetricName"] for v in resources.values() if v["Type"] == "AWS::CloudWatch::Alarm"}
-    assert metrics == {"Errors", "Throttles", "Duration"}
+    assert metrics == {"Errors", "Throttles", "Duration", "DestinationDeliveryFailures"}

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coordinator.cloud import api
 from coordinator.cloud.api import Api
 from coordinator.cloud.deployment import Deployment
 from coordinator.cloud.driver import Clock, drive
 from coordinator.cloud.invoke import Reply
 from coordinator.cloud.worker import Environment
 from coordinator.data.importing import ImportOptions, import_data
+from coordinator.errors import StorageError
 from coordinator.jobs import JobStore
 
 DEPLOYMENT = Deployment("bucket", "test", "driver", ("w", "w-large"), "1.4.2")
@@ -194,9 +196,33 @@ def test_a_driver_that_was_never_heard_of_is_called_again(world, monkeypatch):
     world.pending.clear()
     assert world.ask("GET", "/jobs/job-one/events")[1]["status"]["state"] == "queued"
     assert world.pending == []
-    monkeypatch.setattr("coordinator.cloud.api.UNHEARD", -1.0)
+    monkeypatch.setattr("coordinator.cloud.calling.UNHEARD", -1.0)
     world.ask("GET", "/jobs/job-one/events")
     assert world.pending == [{"job": "job-one", "left_off": 0}]
+
+
+def test_lambda_tells_of_a_driver_that_died(world, monkeypatch):
+    monkeypatch.setitem(api._made, "api", world.api)
+    world.ask("POST", "/jobs", {"spec": SPEC})
+    world.pending.clear()
+    store = JobStore(world.storage)
+    store.lease("job-one", "chance.call-1", 30.0)
+    event = {"requestContext": {"requestId": "call-1", "condition": "RetriesExhausted"}}
+    assert api.handler(event | {"requestPayload": {"job": "job-one"}}) is None
+    assert world.pending == [{"job": "job-one", "left_off": 0}]
+    world.pump()
+    assert store.status("job-one").state == "done"
+    assert api.handler(event | {"requestPayload": {"job": "job-two"}}) is None  # deleted meanwhile
+    assert api.handler({})["statusCode"] == 400
+
+
+def test_a_driver_that_cannot_be_called_again_is_told_of_again(world, monkeypatch):
+    monkeypatch.setitem(api._made, "api", world.api)
+    world.ask("POST", "/jobs", {"spec": SPEC})
+    world.broken = True
+    event = {"requestContext": {"requestId": "call-1", "condition": "EventAgeExceeded"}}
+    with pytest.raises(StorageError, match="cannot call the driver"):
+        api.handler(event | {"requestPayload": {"job": "job-one"}})
 
 
 def test_a_driver_that_cannot_be_called(world):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from coordinator.cloud import driver as cloud
+from coordinator.cloud.calling import FALLS, Failure, Hop, wake
 from coordinator.cloud.deployment import Deployment
-from coordinator.cloud.driver import Clock, Hop, drive
+from coordinator.cloud.driver import Clock, drive
 from coordinator.cloud.invoke import Reply
 from coordinator.data.importing import ImportOptions, import_data
 from coordinator.driver import run_job
-from coordinator.errors import InputError
+from coordinator.errors import InputError, StorageError
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.profile import Profile
 from coordinator.results import load_result
@@ -69,8 +70,8 @@ class Lambda:
         self.pending.append(self.called[-1])
         return Reply(202, b"")
 
-    def run(self, event, clock=None, deployment=DEPLOYMENT):
-        answer = drive(event, clock or Clock(lambda: 900.0), deployment, self.storage, self)
+    def run(self, event, clock=None, deployment=DEPLOYMENT, call=""):
+        answer = drive(event, clock or Clock(lambda: 900.0), deployment, self.storage, self, call)
         self.answers.append(answer)
         return answer
 
@@ -233,8 +234,11 @@ def test_a_step_that_never_ends_fails_in_one_line(cloudlet, rows):
 # -- deaths -------------------------------------------------------------------------------------------------------
 
 
-def die(world, monkeypatch, at, where):
-    """Kill the driver at an iteration: as it stores its events, its checkpoint, or then its status."""
+def die(world, monkeypatch, at, where, call=""):
+    """Kill the driver at an iteration: as it stores its events, its checkpoint, or then its status.
+
+    Lambda says so of a `call` that is named; the lease of another runs out.
+    """
     methods = {"events": "save_event", "state": "save_state", "after": "hold"}
     original = getattr(JobStore, methods[where])
 
@@ -247,8 +251,9 @@ def die(world, monkeypatch, at, where):
 
     monkeypatch.setattr(JobStore, methods[where], deadly)
     with pytest.raises(DiedError):
-        world.run({"job": "job-one"})
-    expire(world)
+        world.run({"job": "job-one"}, call=call)
+    if not call:
+        expire(world)
 
 
 def expire(world):
@@ -299,15 +304,116 @@ def test_killed_within_steps(cloudlet, rows, monkeypatch):
     same(finished(world)[2], whole)
 
 
-def test_drivers_that_only_die_end_the_job(cloudlet, rows, monkeypatch):
+def record(call, event=None, **response):
+    """What Lambda tells the destination of a call of the driver that failed."""
+    about = {"requestId": call, "condition": "RetriesExhausted", "approximateInvokeCount": 1}
+    payload = {"job": "job-one"} if event is None else event
+    return {"version": "1.0", "requestContext": about, "requestPayload": payload, "responsePayload": response}
+
+
+def woken(world, call=None, **response):
+    """The status after somebody looked, or after Lambda told of a call that failed."""
+    failure = None if call is None else Failure.from_event(record(call, **response))
+    return wake(JobStore(world.storage), DEPLOYMENT, world, "job-one", failure)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_drivers_that_only_die_end_the_job(cloudlet, rows, monkeypatch, told):
     world = cloudlet()
     fill(world.storage, rows)
-    for _ in range(cloud.FALLS + 1):
-        die(world, monkeypatch, 2, "state")
-    world.run({"job": "job-one"})
-    status = JobStore(world.storage).status("job-one")
-    assert status.state == "failed"
-    assert status.message.startswith("5 drivers in a row ended without a word after iteration 1; give")
+    for i in range(FALLS + 1):
+        die(world, monkeypatch, 2, "state", f"call-{i}" if told else "")
+        status = woken(world, *([f"call-{i}"] if told else []), errorType="Runtime.OutOfMemory", errorMessage="of\nit")
+        assert len(world.pending) == min(i + 1, FALLS)
+    assert status == JobStore(world.storage).status("job-one")
+    assert (status.state, status.falls, status.owner, status.expires) == ("failed", FALLS + 1, "", None)
+    last = " (the last: Runtime.OutOfMemory: of it)" if told else ""
+    assert status.message.startswith(f"5 drivers in a row ended without a word after iteration 1{last}; see the log")
+    assert woken(world, "call-9") == status
+
+
+def test_drivers_that_die_before_they_have_the_lease_end_the_job(cloudlet, rows):
+    world = cloudlet()
+    fill(world.storage, rows)
+    states = [woken(world, f"call-{i}", errorType="Runtime.ImportModuleError").state for i in range(FALLS + 1)]
+    assert states == ["queued"] * FALLS + ["failed"]
+    assert len(world.called) == FALLS
+
+
+def test_a_call_that_failed_is_followed_at_once(cloudlet, rows, monkeypatch):
+    """By another with the same event, whose lease need not run out; the bits are those of one process."""
+    fields = {"settings": {"tol": 1e-8}}
+    whole = alone(rows, **fields)
+    world = cloudlet()
+    fill(world.storage, rows, **fields)
+    store = JobStore(world.storage)
+    for i in range(whole.n_iter_ + 1):
+        die(world, monkeypatch, i, "after", f"call-{i}")
+        assert store.status("job-one").state == "running"
+        assert woken(world, "another").state == "running"  # nothing is known of this one
+        assert woken(world, f"call-{i}").state == "queued"
+        assert store.status("job-one").falls == 1  # each got further
+        assert woken(world).state == "queued"
+    assert len(world.pending) == whole.n_iter_ + 1
+    world.pump()
+    _, status, result = finished(world)
+    same(result, whole)
+    assert status.falls == 0
+    assert woken(world, "call-0") == status
+
+
+def test_a_step_that_was_left_off_is_gone_on_with(cloudlet, rows):
+    world = cloudlet()
+    fill(world.storage, rows)
+    failure = Failure.from_event(record("call-1", {"job": "job-one", "left_off": 3}))
+    wake(JobStore(world.storage), DEPLOYMENT, world, "job-one", failure)
+    assert world.called == [{"job": "job-one", "left_off": 3}]
+
+
+def test_a_call_that_lambda_runs_again_takes_over(cloudlet, rows, monkeypatch):
+    world = cloudlet()
+    fill(world.storage, rows)
+    die(world, monkeypatch, 2, "state", "call-1")
+    assert world.run({"job": "job-one"}, call="call-2")["ran"] is False
+    assert world.run({"job": "job-one"}, call="call-1")["state"] == "done"
+    finished(world)
+
+
+def test_what_a_dead_driver_has_spent_is_kept(cloudlet, rows, monkeypatch):
+    world = cloudlet()
+    fill(world.storage, rows)
+    monkeypatch.setattr(Clock, "seconds", property(lambda self: 1000.0))
+    die(world, monkeypatch, 0, "events", "call-1")
+    assert JobStore(world.storage).status("job-one").spent > 1e-2
+
+
+@pytest.mark.parametrize("event", [None, [], {}, {"requestContext": 1}, {"requestContext": {"requestId": "a"}}])
+def test_events_that_tell_of_no_failure(event):
+    assert Failure.from_event(event) is None
+
+
+def test_a_failure_says_why():
+    about = {"requestId": "a", "condition": "EventAgeExceeded"}
+    event = {"requestContext": about, "requestPayload": {"job": "job-one"}}
+    assert Failure.from_event(event) == Failure(Hop("job-one"), "a", "no free concurrency in time")
+    other = {"requestContext": about | {"condition": "RetriesExhausted"}, "responsePayload": "x"}
+    assert Failure.from_event(event | other).why == "RetriesExhausted"
+    timeout = {"errorMessage": "2026 a Task timed out after 900.00 seconds"}
+    assert Failure.from_event(event | {"responsePayload": timeout}).why == timeout["errorMessage"]
+    with pytest.raises(InputError, match="not a call of the driver"):
+        Failure.from_event(event | {"requestPayload": [1]})
+
+
+def test_a_store_that_does_not_answer_is_lambda_s_to_say(cloudlet, rows, monkeypatch):
+    world = cloudlet()
+    fill(world.storage, rows)
+
+    def broken(self, job):
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(JobStore, "spec", broken)
+    with pytest.raises(StorageError):
+        world.run({"job": "job-one"})
 
 
 def test_one_of_two_drivers_runs(cloudlet, rows):
