@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -149,7 +150,7 @@ class JobStore:
         try:
             raw = json.loads(self.storage.get(self.key(job, "spec.json")))
         except (KeyMissingError, InputError):
-            known = self.ids()
+            known = self.ids(1)
             hint = f"the newest is {known[-1]}" if known else "there are none yet"
             raise JobMissingError(f"no job {job!r} in this store; {hint}") from None
         except ValueError:
@@ -202,9 +203,11 @@ class JobStore:
             raise LeaseLostError(f"job {job!r} is run by another driver now")
         return status
 
-    def ids(self) -> list[str]:
-        """Ids of all jobs, oldest first."""
-        return [job for job in self.storage.folders("jobs") if self.storage.exists(self.key(job, "spec.json"))]
+    def ids(self, most: int | None = None) -> list[str]:
+        """Ids of all jobs, or of the newest `most` (by ids as `new_id` makes them), oldest first."""
+        folders = reversed(self.storage.folders("jobs"))
+        there = (job for job in folders if self.storage.exists(self.key(job, "spec.json")))
+        return list(islice(there, most))[::-1]
 
     def cancel(self, job: str) -> None:
         """Ask the job to stop; it does so within a second, keeping its best iterate."""

@@ -141,7 +141,7 @@ class Api:
 
     def _list(self, call: _Call) -> Any:  # noqa: ARG002
         found = []
-        for job in sorted(self._store.ids(), reverse=True)[:MOST_JOBS]:
+        for job in self._store.ids(MOST_JOBS):
             try:
                 spec, status = self._store.spec(job), self._store.status(job)
             except (JobError, StorageError):  # deleted meanwhile, or of another version

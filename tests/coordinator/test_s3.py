@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 
 from coordinator.cloud.failures import ATTEMPTS, explain
 from coordinator.errors import ConflictError, KeyMissingError, StorageError
+from coordinator.jobs import JobStore
 from coordinator.s3 import PART, S3Storage, s3_client
 
 
@@ -133,6 +134,30 @@ def test_pages_of_keys(s3):
     assert storage.folders("a") == [f"{i:02d}" for i in range(11)]
     assert storage.delete("a") == 11
     assert storage.list("") == ["ab"]
+
+
+def test_jobs_are_listed_by_as_many_requests_however_many_objects_they_have(s3):
+    storage, client, _ = faulty(s3, {})
+    client.list_objects_v2 = partial(s3.client.list_objects_v2, MaxKeys=4)
+    store = JobStore(storage)
+    jobs = [f"job-{i}" for i in range(6)]
+
+    def requests(most=None):
+        before = storage.usage.now()
+        found = store.ids(most)
+        used = storage.usage.since(before)
+        return found, used.writes, used.reads
+
+    for job in jobs:
+        storage.put(f"jobs/{job}/spec.json", b"")
+    few = requests()
+    assert few == (jobs, 2, 6)  # pages of four folders, and a look into each
+    for i in range(9):
+        for job in jobs:
+            storage.put(f"jobs/{job}/scratch/{i}/x", b"")
+    storage.put("jobs/left/x", b"")  # of a job that was deleted
+    assert requests() == (jobs, 2, 7)
+    assert requests(2) == (jobs[-2:], 2, 3)
 
 
 def test_usage_is_counted(s3):
