@@ -31,6 +31,7 @@ Watcher = Callable[[Mapping[str, Any]], None]
 Replay = Mapping[int, Mapping[str, Sequence[int]]]
 POLICIES: Final[Mapping[str, StragglerPolicy]] = {"wait": Wait(), "speculate": Speculate()}
 CANCELLED: Final = "cancelled"
+COLD_STARTS: Final = "cold starts"  # beside kinds of phases
 MAP_MEMO: Final = 256 << 20  # bytes of items that local workers keep
 
 
@@ -344,12 +345,14 @@ class Loop:
 
 
 def cost_by_phase(records: Iterable[TaskRecord]) -> dict[str, float]:
-    """Dollars by kind of phase, of the attempts that cost any."""
+    """Dollars by kind of phase, of the attempts that cost any; those of starting workers apart."""
     out: dict[str, float] = {}
     for record in records:
-        if record.report is not None:
+        if (report := record.report) is not None:
             kind = record.phase.rsplit("#", 1)[0]
-            out[kind] = out.get(kind, 0.0) + record.report.cost
+            out[kind] = out.get(kind, 0.0) + report.cost - report.starting
+            if report.starting:
+                out[COLD_STARTS] = out.get(COLD_STARTS, 0.0) + report.starting
     return out
 
 

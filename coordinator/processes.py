@@ -1,7 +1,8 @@
-"""Whether a process still runs, told from /proc: who left a file or a status may have ended."""
+"""What /proc tells of processes: whether who left a file or a status still runs, and how long this one has run."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -17,3 +18,13 @@ def born(pid: int) -> int | None:
     fields = stat.rsplit(")", 1)[1].split()  # the name before may hold anything
     # a zombie has ended: only its parent has not looked yet
     return None if fields[0] == "Z" else int(fields[19])
+
+
+def age() -> float:
+    """Seconds since this process began; 0 where that cannot be told."""
+    try:
+        ticks = born(os.getpid()) or 0
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+        return max(uptime - ticks / os.sysconf("SC_CLK_TCK"), 0.0)
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -120,6 +120,11 @@ class Report:
     writes: int = 0
     cost: float = 0.0
 
+    @property
+    def starting(self) -> float:
+        """Dollars of `cost` that the start of the environment took, by its share of the time."""
+        return self.cost * self.init / (self.init + self.seconds) if self.init > 0 else 0.0
+
 
 class Memo:
     """Values a worker may keep between tasks, least recently used first out; bounded in bytes; thread-safe."""

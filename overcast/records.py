@@ -30,7 +30,7 @@ class PhaseSum:
     init, get, compute, put : seconds by stage; 0 where workers report none.
     hits, misses : data blocks found in workers, and fetched.
     bytes_in, bytes_out : of object storage.
-    dollars : spent on the attempts.
+    dollars : spent on the attempts, but for `starting` workers.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class PhaseSum:
     bytes_in: int
     bytes_out: int
     dollars: float
+    starting: float
 
 
 def kind_of(record: TaskRecord) -> str:
@@ -116,7 +117,8 @@ def _sum(kind: str, group: Sequence[tuple[TaskRecord, str]]) -> PhaseSum:
         misses=sum(report.misses for report in reports),
         bytes_in=sum(report.bytes_in for report in reports),
         bytes_out=sum(report.bytes_out for report in reports),
-        dollars=sum(report.cost for report in reports),
+        dollars=sum(report.cost - report.starting for report in reports),
+        starting=sum(report.starting for report in reports),
     )
 
 

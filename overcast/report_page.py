@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from overcast.summary import asked, measure, words
+from coordinator.driver import COLD_STARTS
+from overcast.summary import asked, measure, quoted_by_phase, words
 
 if TYPE_CHECKING:
     from overcast.report import Story
@@ -157,7 +158,8 @@ def _of_cost(story: Story) -> str:
     """What was spent beside what was quoted."""
     if not story.status.spent:
         return ""
-    text = f"Spent ${story.status.spent:.6f}, of which on tasks ${sum(one.dollars for one in story.phases):.6f}"
+    tasks = sum(one.dollars + one.starting for one in story.phases)
+    text = f"Spent ${story.status.spent:.6f}, of which on tasks ${tasks:.6f}"
     if story.quote is not None:
         text += f"; quoted ${story.quote['dollars']:.6f}, at prices of {story.quote['prices_of']}"
     return text + "."
@@ -177,12 +179,13 @@ def _phases(story: Story) -> list[dict[str, Any]]:
         row |= {"computing": round(one.compute, 3), "storing": round(one.put, 3)}
         row |= {"spent $": f"{one.dollars:.6f}" if one.dollars else ""}
         table.append(row)
-    quoted = {str(phase["name"]): phase for phase in (story.quote or {}).get("phases", ())}
+    if starting := sum(one.starting for one in story.phases):
+        table.append({"phase": COLD_STARTS, "spent $": f"{starting:.6f}"})
+    quoted = {} if story.quote is None else quoted_by_phase(story.quote)
     for row in table:
-        phase = quoted.pop(row["phase"], None)
-        row["quoted $"] = "" if phase is None else f"{phase['dollars']:.6f}"
-    for name, phase in quoted.items():
-        table.append({"phase": name, "quoted $": f"{phase['dollars']:.6f}"})
+        dollars = quoted.pop(row["phase"], None)
+        row["quoted $"] = "" if dollars is None else f"{dollars:.6f}"
+    table += [{"phase": name, "quoted $": f"{dollars:.6f}"} for name, dollars in quoted.items()]
     used = [name for name in table[0] if any(row.get(name) for row in table)]
     return [{name: row[name] for name in used if name in row} for row in table]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.driver import cost_by_phase
+from coordinator.driver import COLD_STARTS, cost_by_phase
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.results import Result
 from coordinator.solvers import SOLVERS
@@ -80,9 +80,14 @@ def spending(storage: Storage, job: str) -> dict[str, Any]:
         "spent": status.spent,
         "spent_by_phase": cost_by_phase(store.tasks(job)),
         "quoted": None if quote is None else quote["dollars"],
-        "quoted_by_phase": {} if quote is None else {phase["name"]: phase["dollars"] for phase in quote["phases"]},
+        "quoted_by_phase": {} if quote is None else quoted_by_phase(quote),
         "prices_of": None if quote is None else quote["prices_of"],
     }
+
+
+def quoted_by_phase(quote: Mapping[str, Any]) -> dict[str, float]:
+    """Dollars by kind of phase, and of cold starts."""
+    return {phase["name"]: phase["dollars"] for phase in quote["phases"]} | {COLD_STARTS: quote["cold"]["dollars"]}
 
 
 def paid(bill: Mapping[str, Any]) -> dict[str, str]:

@@ -37,6 +37,7 @@ from coordinator.executors.aws import LIMIT, LambdaExecutor
 from coordinator.jobs import JobSpec, JobStore, Status
 from coordinator.mapping import is_map, run_map
 from coordinator.phases import Phase
+from coordinator.processes import age
 from coordinator.profile import Profile
 from coordinator.runtime import Runtime
 from coordinator.s3 import S3Storage, Usage
@@ -69,6 +70,7 @@ class Clock:
 
     remaining: Callable[[], float]  # seconds
     memory: float = 1024.0  # MB
+    init: float = 0.0  # seconds of a cold start, which are billed and come before the time limit
     now: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -198,7 +200,7 @@ class _Run:
     def spent(self) -> float:
         """Dollars so far: earlier ones, this driver's time and requests, and the tasks of the step under way."""
         used = self.storage.usage.since(self.usage)
-        own = prices().call(self.clock.memory, self.clock.seconds, used.reads, used.writes)
+        own = prices().call(self.clock.memory, self.clock.init + self.clock.seconds, used.reads, used.writes)
         return self.committed + own + self._step_cost()
 
     def _step_cost(self) -> float:
@@ -308,14 +310,15 @@ def prepare() -> None:
     from coordinator.cloud.signed import HttpInvoke
 
     deployment = Deployment.from_environment()
-    _made.update(deployment=deployment, storage=S3Storage(deployment.bucket), invoke=HttpInvoke(LIMIT))
+    _made.update(deployment=deployment, storage=S3Storage(deployment.bucket), invoke=HttpInvoke(LIMIT), init=age())
 
 
 def handler(event: Any, context: Context) -> dict[str, Any]:
     """What Lambda calls."""
     if not _made:
         prepare()
-    clock = Clock(lambda: context.get_remaining_time_in_millis() / 1000, float(context.memory_limit_in_mb))
+    memory, init = float(context.memory_limit_in_mb), _made.pop("init", 0.0)
+    clock = Clock(lambda: context.get_remaining_time_in_millis() / 1000, memory, init)
     return drive(event, clock, _made["deployment"], _made["storage"], _made["invoke"], context.aws_request_id)
 
 

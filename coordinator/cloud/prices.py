@@ -1,4 +1,7 @@
-"""Prices of AWS, as data with a date: `prices.json`. In dollars; other regions differ by up to about a third."""
+"""Prices of AWS, as data with a date: `prices.json`. In dollars; other regions differ by up to about a third.
+
+Beside them stands how long an environment takes to start, which is billed, with a date of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Prices:
-    """Dollars: per GB-second of a function, per request of it, per request to S3 (`write`: PUT and LIST too)."""
+    """Dollars: per GB-second of a function, per request of it, per request to S3 (`write`: PUT and LIST too).
+
+    `start` : seconds that an environment takes before its first call.
+    """
 
     gb_second: float
     request: float
     s3_write: float
     s3_read: float
     date: str
+    start: float
 
     def call(self, memory: float, seconds: float, reads: int = 0, writes: int = 0) -> float:
         """One call of a function with `memory` MB, billed by the millisecond, and its requests to S3."""
         billed = ceil(max(seconds, 0.0) * 1000 - 1e-9) / 1000
         return memory / 1024 * billed * self.gb_second + self.request + self.storage(reads, writes)
+
+    def starts(self, memory: float, count: int) -> float:
+        """So many environments of a function with `memory` MB, beside the calls that they start for."""
+        return count * memory / 1024 * self.start * self.gb_second
 
     def storage(self, reads: int, writes: int) -> float:
         """Requests to S3."""
@@ -42,4 +53,5 @@ def prices(machine: str | None = None) -> Prices:
         s3_write=raw["s3_write"],
         s3_read=raw["s3_read"],
         date=raw["date"],
+        start=raw["cold_start"]["seconds"],
     )

@@ -67,10 +67,20 @@ class PhaseQuote:
 
 
 @dataclass(frozen=True)
+class ColdQuote:
+    """Cold starts: of how many workers, the seconds by which they hold the job up, and their dollars."""
+
+    starts: int
+    seconds: float
+    dollars: float
+
+
+@dataclass(frozen=True)
 class Quote:
-    """What a job will take; `dollars` are those of its phases and of its driver."""
+    """What a job will take; `dollars` are those of its phases, of cold starts and of its driver."""
 
     phases: tuple[PhaseQuote, ...]
+    cold: ColdQuote
     workers: int
     seconds: float
     driver_dollars: float
@@ -109,13 +119,15 @@ def make_quote(
                 f"the driver would need {needs:.0f} MB for matrices of {p} columns and has {driver_memory}: "
                 "use a solver without a Hessian, such as lbfgs, or deploy a larger driver"
             )
+    cold = _cold(phases, (min(workers, blocks), min(workers, GRAM_TASKS, blocks)), sizes)
     factor = hessians * (p * (K if _full(problem) else 1)) ** 3 / profile.solve64
-    seconds = sum(phase.seconds for phase in phases) + factor + 2.0
+    # the driver starts first, then they do
+    seconds = prices().start + cold.seconds + sum(phase.seconds for phase in phases) + factor
     driver = prices().call(driver_memory, seconds, 0, int(8 * (gradients + hessians)))
-    dollars = sum(phase.dollars for phase in phases) + driver
+    dollars = sum(phase.dollars for phase in phases) + cold.dollars + driver
     if spec.max_cost is not None and dollars > 3 * spec.max_cost:
         raise InputError(f"the job will cost about ${dollars:.4f}, and max_cost is ${spec.max_cost:g}: raise it")
-    return Quote(tuple(phases), workers, seconds, driver, dollars, prices().date)
+    return Quote(tuple(phases), cold, workers, seconds, driver, dollars, prices().date)
 
 
 def _phase(
@@ -141,6 +153,15 @@ def _phase(
     once = seconds + rounds * TRIP
     dollars = runs * tasks * prices().call(sizes[fits[0]], each + TRIP / 2, reads=1)
     return PhaseQuote(name, runs, ceil(runs * tasks), ceil(runs * nbytes), memory, fits[0], runs * once, dollars)
+
+
+def _cold(phases: Sequence[PhaseQuote], at_once: Sequence[int], sizes: Sequence[int]) -> ColdQuote:
+    """Of each size of worker as many start, side by side, as the phases on it have tasks at once."""
+    count: dict[int, int] = {}
+    for phase, tasks in zip(phases, at_once, strict=False):
+        count[phase.function] = max(tasks, count.get(phase.function, 0))
+    dollars = sum(prices().starts(sizes[function], n) for function, n in count.items())
+    return ColdQuote(sum(count.values()), prices().start * len(count), dollars)
 
 
 def _columns(problem: Problem | LinearProgram) -> int:

@@ -26,6 +26,7 @@ from coordinator.cloud.cache import BlockCache
 from coordinator.cloud.wire import Request
 from coordinator.data.blocks import Block
 from coordinator.errors import ConflictError, InputError, KeyMissingError, OvercastError, StorageError, one_line
+from coordinator.processes import age
 from coordinator.runtime import BLAS
 from coordinator.s3 import S3Storage
 from coordinator.tasks import Arrays, Memo, Report, Worker
@@ -188,23 +189,13 @@ def environment() -> Environment:
         disk = int(0.9 * min(shutil.disk_usage(folder).free, EPHEMERAL))
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769"))
         _for_good.enter_context(BLAS.limit(1))  # with more threads than elsewhere, products would round differently
-        _environment = Environment(storage, memory, disk, folder, _since_start())
+        _environment = Environment(storage, memory, disk, folder, age())
     return _environment
 
 
 def handler(event: Any, context: Any = None) -> dict[str, Any]:  # noqa: ARG001  Lambda's signature
     """What Lambda calls."""
     return environment().answer(event)
-
-
-def _since_start() -> float:
-    """Seconds since this process began."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[19])
-        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-        return max(uptime - ticks / os.sysconf("SC_CLK_TCK"), 0.0)
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:

@@ -107,6 +107,8 @@ def _here(args: argparse.Namespace, wanted: Mapping[str, Any]) -> Mapping[str, A
 
 def show_quote(quote: Mapping[str, Any]) -> None:
     """A quote as a table, and in all."""
+    from coordinator.driver import COLD_STARTS
+
     rows = [
         (
             phase["name"],
@@ -119,6 +121,9 @@ def show_quote(quote: Mapping[str, Any]) -> None:
         )
         for phase in quote["phases"]
     ]
+    cold = quote["cold"]
+    starts, seconds, dollars = f"{cold['starts']:,}", f"{cold['seconds']:,.1f}", f"{cold['dollars']:.6f}"
+    rows.append((COLD_STARTS, starts, "", "", "", seconds, dollars))
     rows.append(("driver", "", "", "", "", "", f"{quote['driver_dollars']:.6f}"))
     tasks = sum(phase["tasks"] for phase in quote["phases"])
     nbytes = sum(phase["bytes"] for phase in quote["phases"]) / 1e6

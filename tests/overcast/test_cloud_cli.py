@@ -54,7 +54,7 @@ class InProcess:
         assert self.hold.wait(60)
         self.calls += 1
         if not hasattr(self._mine, "environment"):
-            self._mine.environment = Environment(self.storage, 512, 1 << 20, self.folder)
+            self._mine.environment = Environment(self.storage, 512, 1 << 20, self.folder, init=0.3)
         return Reply(200, json.dumps(self._mine.environment.answer(json.loads(payload))).encode())
 
     def _drive(self, event):
@@ -113,7 +113,7 @@ def test_from_import_to_clean(cli, stage, libsvm, tmp_path):
     assert (found["job"], found["converged"]) == ("job-one", True)
     assert 0 < sum(found["spent_by_phase"].values()) < found["spent"]
     assert found["quoted"] > 0
-    assert set(found["quoted_by_phase"]) == {"gradient", "hessian"}
+    assert set(found["quoted_by_phase"]) == set(found["spent_by_phase"]) == {"gradient", "hessian", "cold starts"}
     assert "iteration 0" in ran.err
     listed = json.loads(cli("jobs", "list", "--json", *on).out)
     assert [(job["id"], job["state"], job["data"]) for job in listed] == [("job-one", "done", "two")]
@@ -187,7 +187,7 @@ def test_quotes(cli, stage, libsvm):
         assert all(phase["memory"] > 100 and phase["tasks"] > 0 for phase in quote["phases"])
         assert quote["dollars"] > quote["driver_dollars"] > 0
     shown = cli("quote", "two", *SOLVE, "--stage", "test")
-    for word in ("MB a worker", "dollars", "driver", "in all", f"{there['dollars']:.6f}"):
+    for word in ("MB a worker", "dollars", "driver", "cold starts", "in all", f"{there['dollars']:.6f}"):
         assert word in shown.out
     assert "right within a factor" in shown.err
     assert stage.calls == 0

@@ -40,7 +40,7 @@ def test_sums_by_phase_are_those_of_the_records():
     assert (gradient.hits, gradient.misses) == (4, 2)
     assert gradient.busy == pytest.approx(2.2)
     assert gradient.longest == 1.0
-    assert gradient.dollars == pytest.approx(4e-6)
+    assert (gradient.dollars, gradient.starting) == pytest.approx((3e-6, 1e-6))  # half of the cold one's second
     assert (gradient.init, gradient.get, gradient.compute) == pytest.approx((0.5, 0.2, 0.9))
     assert (sketch.kind, sketch.cold, sketch.dollars) == ("sketch", 0, 0.0)
     assert by_phase([]) == []
@@ -89,8 +89,9 @@ def test_report_of_a_job_in_the_cloud():
     store.create(JobSpec("job-one", "rows", {"loss": "logistic"}, "lbfgs"))
     assert store.quote("job-one") is None
     phases = [{"name": "gradient", "dollars": 0.25}, {"name": "<hessian>", "dollars": 0.5}]
-    store.save_quote("job-one", {"dollars": 0.75, "prices_of": "2026-11-01", "phases": phases})
-    store.save_quote("job-one", {"dollars": 9.0, "prices_of": "later", "phases": []})  # the first stands
+    cold = {"starts": 3, "seconds": 1.0, "dollars": 0.125}
+    store.save_quote("job-one", {"dollars": 0.75, "prices_of": "2026-11-01", "phases": phases, "cold": cold})
+    store.save_quote("job-one", {"dollars": 9.0, "prices_of": "later", "phases": [], "cold": cold})  # the first stands
     store.save_tasks("job-one", 1, RECORDS)
     store.update("job-one", spent=0.125)
     told = tell(storage, "job-one")
@@ -105,6 +106,8 @@ def test_report_of_a_job_in_the_cloud():
         "1 was a cold start",
         "0.250000",
         "67%",
+        "<td>0.000001</td>",  # of cold starts
+        "0.125000",  # quoted of them
     ):
         assert words in text
     assert "storing" not in text, "columns of noughts are left out"

@@ -33,7 +33,8 @@ def test_a_quote_adds_up():
     assert gradient.memory < 1769
     assert gradient.function == hessian.function == 0
     assert quote.workers == 8
-    assert quote.dollars == pytest.approx(gradient.dollars + hessian.dollars + quote.driver_dollars)
+    parts = gradient.dollars + hessian.dollars + quote.cold.dollars + quote.driver_dollars
+    assert quote.dollars == pytest.approx(parts)
     assert gradient.dollars > gradient.tasks * prices().request
     assert quote.prices_of == prices().date
     assert quote.to_json()["phases"][0]["name"] == "gradient"
@@ -48,6 +49,24 @@ def test_large_blocks_need_larger_workers():
     assert found.phases[0].function > 0
     with pytest.raises(InputError, match=r"phase 'gradient' needs \d+ MB a worker, and the largest worker has 7076"):
         make_quote(spec, replace(huge, data=replace(data, rows=(62_500_000,) * 8, nnz=5 * 10**9)), SIZES)
+
+
+def test_cold_starts_are_those_of_the_workers_at_once():
+    start = prices().start
+    once = prices().gb_second * start * 1769 / 1024
+    every = make_quote(JobSpec("j", "x", {}, "newton", {}), posed(), SIZES)
+    assert (every.cold.starts, every.cold.seconds) == (8, start)  # both phases run on the same
+    assert every.cold.dollars == pytest.approx(8 * once)
+    few = make_quote(JobSpec("j", "x", {}, "newton", {}, workers=3), posed(), SIZES)
+    assert few.cold.starts == 3
+    assert few.cold.dollars == pytest.approx(3 * once)
+    # Hessians in a larger function than gradients: both start
+    data = replace(posed().data, n_features=2000, nnz=2000 * 2000)
+    mixed = make_quote(JobSpec("j", "x", {}, "newton", {}), replace(posed(), data=data), (256, 3538))
+    assert [phase.function for phase in mixed.phases] == [0, 1]
+    assert (mixed.cold.starts, mixed.cold.seconds) == (16, 2 * start)
+    assert mixed.cold.dollars == pytest.approx(8 * prices().starts(256, 1) + 8 * prices().starts(3538, 1))
+    assert mixed.seconds > 3 * start  # with the driver's own
 
 
 def test_matrices_that_no_driver_holds_are_refused():
