@@ -24,12 +24,15 @@ from coordinator.jobs import JobSpec, JobStore, new_id
 from coordinator.profile import Profile
 from coordinator.results import Result
 from coordinator.solvers import SOLVERS
+from coordinator.solvers.averaging import AveragedState
 from coordinator.storage import FileStorage
 
 OVERCAST = ("auto", "metric", "averaged", "pcg", "exact", "lbfgs")  # strategies, and solvers by name
 SKLEARN = ("newton-cholesky", "lbfgs", "newton-cg", "sag", "saga", "liblinear")
 CONTESTANTS = (*(f"overcast/{name}" for name in OVERCAST), *(f"sklearn/{name}" for name in SKLEARN))
+AVERAGING = tuple(f"overcast/{name}" for name, kind in SOLVERS.items() if issubclass(kind.state, AveragedState))
 DEFAULT = "overcast/auto"
+CHOOSERS = (DEFAULT, "overcast/averaged-newton")
 SLACK = 1.05  # a gradient is known no better than this in float32
 BRIEF = 5.0  # seconds; briefer fits are repeated
 LADDER = 10**-0.5  # from one tolerance of scikit-learn to the next

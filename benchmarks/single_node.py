@@ -3,6 +3,7 @@
     python benchmarks/single_node.py --small          # every case, smaller, each in about a minute
     python benchmarks/single_node.py --case b,c       # at full size
     python benchmarks/single_node.py --case a --solvers overcast,sklearn/newton-cholesky --limit 600
+    python benchmarks/single_node.py --case a,c --solvers overcast/auto,averaging,sklearn    # averaged local steps too
 
 Cases: a  logistic, 400,000 x 2,000 dense float32, condition number 4e4, which scaling columns does not improve
        b  logistic, flights late by 15 minutes, one-hot: 327,346 x 192 (b-narrow) and x 28,465 (b-wide)
@@ -82,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=text)
     parser.add_argument("--case", default="a,b,c,d", help="a, b (or b-narrow, b-wide), c, d; separated by commas")
     parser.add_argument(
-        "--solvers", default="overcast,sklearn", help=f"libraries or: {', '.join(contestants.CONTESTANTS)}"
+        "--solvers",
+        default="overcast,sklearn",
+        help=f"libraries, averaging ({', '.join(contestants.AVERAGING)}) or: {', '.join(contestants.CONTESTANTS)}",
     )
     parser.add_argument("--tol", type=float, default=1e-6, help="gradient norm to reach, over the first one")
     parser.add_argument(
@@ -106,10 +109,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _choose(text: str, known: Sequence[str], what: str) -> list[str]:
-    """Names, or beginnings of names up to a `-` or `/`; any strategy of Overcast, listed or not."""
+    """Names, or beginnings of names up to a `-` or `/`; "averaging"; what else Overcast has, as overcast/NAME."""
     out: list[str] = []
     for part in text.split(","):
         found = [name for name in known if name == part or name.startswith((part + "-", part + "/"))]
+        if what == "solver" and part == "averaging":
+            found = list(contestants.AVERAGING)
         if not found and what == "solver" and part.startswith("overcast/"):
             found = [part]
         if not found:
@@ -229,7 +234,7 @@ def _contest(args: argparse.Namespace, work: Path, case: str, name: str, limit: 
 # -- what is printed --------------------------------------------------------------------------------------------------
 
 _HEADER = (
-    f"{'contestant':24} {'seconds':>9} {'ratio':>7} {'cpu':>7} {'passes':>7} {'iters':>6} "
+    f"{'contestant':32} {'seconds':>9} {'ratio':>7} {'cpu':>7} {'passes':>7} {'iters':>6} "
     f"{'peak MB':>8} {'anon MB':>8} {'fit MB':>8} {'reached':>8}  remarks"
 )
 
@@ -247,7 +252,7 @@ def _heading(meta: cases.Meta, tol: float) -> str:
 def _row(name: str, found: Mapping[str, Any], default: Mapping[str, Any] | None, limit: float) -> str:
     if "skip" in found or "failed" in found:
         return (
-            f"{name:24} {'-':>9}  {'left out: ' + found['skip'] if 'skip' in found else 'FAILED: ' + found['failed']}"
+            f"{name:32} {'-':>9}  {'left out: ' + found['skip'] if 'skip' in found else 'FAILED: ' + found['failed']}"
         )
     seconds = found.get("seconds")
     base = (default or {}).get("seconds")
@@ -262,7 +267,7 @@ def _row(name: str, found: Mapping[str, Any], default: Mapping[str, Any] | None,
         found = {key: value for key, value in found.items() if key not in {"relative", "passes", "iterations", "cpu"}}
     elif not found.get("reached"):
         remarks.append(f"NOT REACHED: {found['reason']}" if found.get("reason") else "NOT REACHED")
-    if name == contestants.DEFAULT and found.get("chosen"):
+    if name in contestants.CHOOSERS and found.get("chosen"):
         remarks.append("chose " + _chosen(found))
     if "before" in found:
         found = {**found, "fit": found["anonymous"] - found["before"]}
@@ -273,7 +278,7 @@ def _row(name: str, found: Mapping[str, Any], default: Mapping[str, Any] | None,
         *(f"{found[key] / 1e6:8.0f}" if key in found else " " * 8 for key in ("peak", "anonymous", "fit")),
         f"{found['relative']:8.1e}" if "relative" in found else " " * 8,
     ]
-    return f"{name:24} {shown} {ratio} {' '.join(cells)}  {'; '.join(remarks)}".rstrip()
+    return f"{name:32} {shown} {ratio} {' '.join(cells)}  {'; '.join(remarks)}".rstrip()
 
 
 def _chosen(found: Mapping[str, Any]) -> str:
@@ -301,7 +306,7 @@ def _verdict(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{default['seconds']:.2f} to {exact['seconds']:.2f} s; at most twice the passes, or less time: "
             f"{'holds' if holds else 'DOES NOT HOLD'}"
         )
-    for library, words in (("overcast", "fastest strategy"), ("sklearn", "fastest of scikit-learn")):
+    for library, words in (("overcast", "fastest other of Overcast"), ("sklearn", "fastest of scikit-learn")):
         mine = {
             name: c["seconds"] for name, c in done.items() if name.startswith(library) and name != contestants.DEFAULT
         }
