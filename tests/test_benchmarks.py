@@ -30,3 +30,19 @@ def test_averaging(tmp_path):
     assert curves["determinantal"]["trace"][-1] < 0.1 * curves["uniform"]["trace"][-1]
     assert json.loads((tmp_path / "averaging-small.json").read_text()) == report
     assert (tmp_path / "averaging-small.png").stat().st_size > 10_000
+
+
+@pytest.mark.e2e
+def test_averaging_solvers_on_one_node(tmp_path):
+    """Side by side with the default, when asked for; all reach the tolerance."""
+    words = ["--small", "--case", "b-narrow", "--solvers", "overcast/auto,averaging", "--json"]
+    words += ["--limit", "120", "--repeats", "1", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "benchmarks/single_node.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["cases"]["b-narrow"]
+    if "skip" in found:
+        pytest.skip(found["skip"])
+    reached = {name: c.get("reached") for name, c in found["contestants"].items()}
+    assert len(reached) == 8
+    assert all(reached.values()), reached

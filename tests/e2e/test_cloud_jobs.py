@@ -24,7 +24,7 @@ from coordinator.solvers import SOLVERS
 from coordinator.storage import MemoryStorage
 from overcast import CloudClient
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("calm")]
 
 RATES = Profile(2, 2e10, 1e10, 5e8, 8e10, 4e10, 8e10, 6e9, 1e8, 1e10)
 LOGISTIC = {"loss": "logistic", "l2": 1e-3}
@@ -51,13 +51,6 @@ def client(deployment: Any) -> Iterator[CloudClient]:
         found.import_data(X, "rows", target=y, block_bytes=64 << 10)
         found.import_data(X, "bounds", target=1.0 + np.abs(X).sum(axis=1), block_bytes=64 << 10)
         yield found
-
-
-@pytest.fixture(autouse=True)
-def calm(deployment: Any) -> Iterator[None]:
-    """No faults before or after a test."""
-    yield
-    deployment.emulator.faults()
 
 
 def alone(**fields: Any) -> Result:

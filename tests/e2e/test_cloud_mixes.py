@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,10 @@ from coordinator.results import Result
 from coordinator.storage import MemoryStorage
 from overcast import CloudClient
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("calm")]
 
 MIXES = int(os.environ.get("OVERCAST_TEST_MIXES", "20"))  # some 5 to 10 s each on 2 cores
 AT_ONCE = 5  # mixes of a test
-TIMEOUT = 4  # seconds that workers have, so that silent deaths are noticed
 RATES = Profile(2, 2e10, 1e10, 5e8, 8e10, 4e10, 8e10, 6e9, 1e8, 1e10)
 PROBLEM = {"loss": "logistic", "l2": 1e-3}
 SOLVERS: list[tuple[str, dict[str, Any]]] = [
@@ -69,36 +66,11 @@ def same(a: Result, b: Result) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(deployment: Any) -> Iterator[CloudClient]:
-    """A client of the emulated deployment, whose workers have little time."""
-    functions = deployment.emulator.client("lambda")
-    usual = functions.get_function_configuration(FunctionName=deployment.stack.workers[0])["Timeout"]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in deployment.variables.items():
-            patch.setenv(name, value)
-        for name in deployment.stack.workers:
-            functions.update_function_configuration(FunctionName=name, Timeout=TIMEOUT)
-        end_environments(deployment)  # those that are warm have the limit of before
-        found = CloudClient(deployment.stack.api)
-        X, y = rows()
-        found.import_data(X, "few", target=y, block_bytes=24 << 10)
-        yield found
-        for name in deployment.stack.workers:
-            functions.update_function_configuration(FunctionName=name, Timeout=usual)
-        end_environments(deployment)
-
-
-@pytest.fixture(autouse=True)
-def calm(deployment: Any) -> Iterator[None]:
-    """No faults after a test."""
-    yield
-    deployment.emulator.faults()
-
-
-def end_environments(deployment: Any) -> None:
-    for pid in deployment.emulator.processes():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def client(hasty: CloudClient) -> CloudClient:
+    """With the data there."""
+    X, y = rows()
+    hasty.import_data(X, "few", target=y, block_bytes=24 << 10)
+    return hasty
 
 
 def mix(seed: int) -> dict[str, Any]:
