@@ -287,13 +287,7 @@ class Loop:
         """Store what the iteration has left; the state to go on from."""
         job, ctx = self.spec.id, self.ctx
         row = {
-            "iteration": state.iteration,
-            "objective": state.value,
-            "residual": state.residual,
-            "relative": state.relative,
-            "passes": state.passes,
-            "seconds": time.perf_counter() - self._began,
-            **state.row,
+            **state.figures(time.perf_counter() - self._began),
             "arrivals": dict(ctx.arrivals),
             **({"resumed": True} if self._resumed else {}),
         }
@@ -329,16 +323,10 @@ class Loop:
             self.spec.solver,
             problem,
             self.store.storage,
+            state,
             solver.solution(state),
-            n_iter_=state.iteration,
-            converged=state.reason == "converged",
-            reason=f"{stopped}; this is the best iterate so far" if stopped else str(state.reason),
-            objective=state.value,
-            residual=state.residual,
-            relative=state.relative,
-            passes=state.passes,
+            stopped=stopped,
             seconds=seconds,
-            chosen=getattr(state, "chosen", {}),
             history=tuple(self.store.events(self.spec.id)),
             cost=cost_by_phase(self.store.tasks(self.spec.id)),
         )

@@ -104,16 +104,9 @@ def solve(
         solver,
         posed,
         storage,
+        state,
         chosen.solution(state),
-        n_iter_=state.iteration,
-        converged=state.reason == "converged",
-        reason=str(state.reason),
-        objective=state.value,
-        residual=state.residual,
-        relative=state.relative,
-        passes=state.passes,
         seconds={**ctx.seconds, "total": time.perf_counter() - began},
-        chosen=getattr(state, "chosen", {}),
         history=tuple(history),
     )
 
@@ -130,17 +123,7 @@ def _steps(
     ctx.prefix = "000000"
     state = solver.init(problem, ctx, start)
     while True:
-        history.append(
-            {
-                "iteration": state.iteration,
-                "objective": state.value,
-                "residual": state.residual,
-                "relative": state.relative,
-                "passes": state.passes,
-                "seconds": time.perf_counter() - began,
-                **state.row,
-            }
-        )
+        history.append(state.figures(time.perf_counter() - began))
         ctx.records.clear()
         if state.reason is not None:
             return state, history

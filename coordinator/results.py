@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from coordinator.kernels import split
 from coordinator.linear_program import KIND, LinearProgram
 from coordinator.problem import Problem
 from coordinator.storage import Storage
+
+if TYPE_CHECKING:
+    from coordinator.solvers.base import State
 
 Array = NDArray[Any]
 
@@ -93,10 +96,16 @@ def make_result(
     solver: str,
     problem: Problem | LinearProgram,
     storage: Storage,
+    state: State,
     w: NDArray[np.float64],
+    *,
+    stopped: str = "",
     **figures: Any,
 ) -> Result:
-    """The result at the flat parameter `w`, with column scaling undone."""
+    """The result at the flat parameter `w` of a state, with column scaling undone; `stopped`: why it is not the last.
+
+    `figures` are the other fields: seconds, history and cost.
+    """
     intercept = isinstance(problem, Problem) and problem.intercept
     coefficients, bias = split(w, problem.data.n_features + int(intercept), intercept)
     scale = load_scale(storage, problem.data)
@@ -110,6 +119,14 @@ def make_result(
         intercept_=np.array(bias) if coefficients.ndim == 2 and intercept else float(np.max(bias)),
         classes_=_classes(problem),
         features=problem.data.features,
+        n_iter_=state.iteration,
+        converged=state.reason == "converged",
+        reason=f"{stopped}; this is the best iterate so far" if stopped else str(state.reason),
+        objective=state.value,
+        residual=state.residual,
+        relative=state.relative,
+        passes=state.passes,
+        chosen=getattr(state, "chosen", {}),
         **figures,
     )
 

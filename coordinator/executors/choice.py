@@ -46,15 +46,16 @@ def check_executor(word: str, storage: Storage) -> None:
 def open_place(
     word: str, storage: Storage, job: str, workers: int | None, memo: int, *, allow_code: bool = False
 ) -> Iterator[Place]:
-    """The executor of that name, over the job's storage; what it stored for itself goes at the end.
+    """The executor of that name, over the job's storage; what it stored for itself goes if all went well.
 
     `memo` : bytes that local workers may keep of what they derive. Raises InputError where it cannot be used.
     """
+    check_executor(word, storage)
     if word == "local":
         scratch = MemoryStorage()
         with LocalExecutor(Worker(storage, scratch, memo, allow_code=allow_code), workers) as local:
             yield Place(local, scratch)
-    elif word == "lithops":
+    else:
         from coordinator.cloud.lithops import LithopsPool
         from coordinator.executors.lithops import LithopsExecutor
 
@@ -63,5 +64,3 @@ def open_place(
         with LithopsExecutor(pool, storage, root, workers=workers or pool.workers) as lithops:
             yield Place(lithops, storage, f"{root}/")
         storage.delete(root)
-    else:
-        raise UnknownNameError("executor", word, EXECUTORS)

@@ -51,6 +51,18 @@ class State:
         """Residual relative to the first."""
         return self.residual / self.residual0 if self.residual0 > 0 else 0.0
 
+    def figures(self, seconds: float) -> dict[str, Any]:
+        """The history's row of this iterate, `seconds` after the job began."""
+        return {
+            "iteration": self.iteration,
+            "objective": self.value,
+            "residual": self.residual,
+            "relative": self.relative,
+            "passes": self.passes,
+            "seconds": seconds,
+            **self.row,
+        }
+
 
 class Solver(Protocol):
     """A frozen dataclass of settings. `state` is the class of its states, for reading checkpoints.

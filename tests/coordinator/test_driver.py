@@ -98,18 +98,24 @@ def test_a_failed_run_keeps_its_error_and_can_go_on_to_the_same_bits(store, ask)
     assert seconds == sorted(seconds), "seconds go on from those of the run before"
 
 
-@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in {"proximal-newton", "interior-point"}])
-def test_every_solver_resumes_to_the_same_bits(store, ask, name):
-    settings = {"tol": 1e-9, "max_iter": 8}
-    ask(store, "job-whole", solver=name, settings=settings)
+def stopped_after_each_step(store, ask, **job):
+    """Results of a job in one piece, and of the same one killed after each step, whose bits are equal."""
+    ask(store, "job-whole", **job)
     whole = run_job(store.storage, "job-whole")
-    ask(store, solver=name, settings=settings)
+    ask(store, **job)
     for at in range(1, whole.n_iter_):
         with pytest.raises(StopError):
             run_job(store.storage, "job-one", stop_at(at))
         store.reopen("job-one")
     result = run_job(store.storage, "job-one")
     assert result.coef_.tobytes() == whole.coef_.tobytes()
+    return whole, result
+
+
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in {"proximal-newton", "interior-point"}])
+def test_every_solver_resumes_to_the_same_bits(store, ask, name):
+    settings = {"tol": 1e-9, "max_iter": 8}
+    whole, result = stopped_after_each_step(store, ask, solver=name, settings=settings)
     assert result.n_iter_ == whole.n_iter_
     assert result.reason == whole.reason
 
@@ -117,15 +123,7 @@ def test_every_solver_resumes_to_the_same_bits(store, ask, name):
 @pytest.mark.parametrize("strategy", ["metric", "averaged", "pcg", "exact", "sketch"])
 def test_every_strategy_resumes_to_the_same_bits(store, ask, strategy):
     settings = {"tol": 1e-10, "max_iter": 9, "strategy": strategy, "sketch_rows": 40}
-    ask(store, "job-whole", settings=settings)
-    whole = run_job(store.storage, "job-whole")
-    ask(store, settings=settings)
-    for at in range(1, whole.n_iter_):
-        with pytest.raises(StopError):
-            run_job(store.storage, "job-one", stop_at(at))
-        store.reopen("job-one")
-    result = run_job(store.storage, "job-one")
-    assert result.coef_.tobytes() == whole.coef_.tobytes()
+    whole, result = stopped_after_each_step(store, ask, settings=settings)
     assert result.chosen == whole.chosen
 
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from coordinator.errors import CodeRefusedError, InputError, ItemError, PhaseErr
 from coordinator.executors.lithops import LithopsExecutor
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.mapping import create_map, load_outputs, run_map
-from coordinator.phases import Phase, Speculate
+from coordinator.phases import Launch, Phase, Speculate
 from coordinator.runtime import Runtime
 from coordinator.storage import FileStorage, MemoryStorage
 from coordinator.tasks import Task, kernel
@@ -197,6 +198,26 @@ def test_leftover_calls_are_told_that_nobody_waits(storage):
     pool.release()
     done = [key for key in storage.list(ROOT) if "began" in key]
     assert len(done) == 1  # the late call found that it was not wanted, and ran nothing
+
+
+def test_a_pool_that_cannot_drop_calls_goes_on(storage):
+    class Stubborn(FakePool):
+        def start(self, requests):
+            if not self.threads:
+                executor.cancel()  # while the call is made
+            return super().start(requests)
+
+        def drop(self, handles):
+            super().drop(handles)
+            raise RuntimeError("cannot be dropped")
+
+    pool = Stubborn()
+    with LithopsExecutor(pool, storage, ROOT, workers=2, soon=0.001) as executor:
+        executor.submit([Launch("toy#1", 0, 1, phase(1).tasks[0])])
+        while not pool.dropped:
+            time.sleep(0.001)
+        [found] = Runtime(executor, storage, prefix=ROOT).run(phase(3))
+    assert numbers(found) == [0, 1, 2]
 
 
 def test_stragglers_get_a_second_copy(storage):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,6 @@ from scipy import sparse
 from coordinator.data.blocks import Block, RowBlocks, block_hash, load_scale, open_data
 from coordinator.data.importing import ImportOptions, ImportReport, import_data
 from coordinator.storage import FileStorage, MemoryStorage, Storage
-
-
-@pytest.fixture
-def real() -> Callable[[str], Path]:
-    """Path of a real data set; skips where it is not to be had."""
-
-    def find(name: str) -> Path:
-        beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-        root = Path(os.environ.get("OVERCAST_TEST_DATA", beside))
-        if not (root / name).exists():
-            pytest.skip(f"{name} is not in {root}: set OVERCAST_TEST_DATA to a folder that holds it")
-        return root / name
-
-    return find
 
 
 @pytest.fixture(params=["files", "memory"])
