@@ -11,7 +11,13 @@ its standard error. Curves:
     uniform        plain mean; k rows with replacement
     determinantal  weights det H^; k rows with replacement, with the exact correction
     bernoulli      weights det H^; each row with probability k / n, as published
-    surrogate      plain mean of steps debiased by scaled regularization; k rows with replacement
+    leverage       as determinantal, but half of the chance to be drawn is by leverage scores, which keeps the identity.
+                   They are taken from the exact Hessian: this tells what leverage does, it is no method
+    scaling        plain mean of steps debiased by scaled regularization; k rows with replacement
+    surrogate      the same of SJLT sketches of k rows
+
+The slope is that of log error on log workers, from 10 workers on, with its standard error over runs: -1/2 where
+averaging removes all of the error.
 
 Sets: abalone, cal_housing, mg (least squares, columns standardized, no penalty), a9a (logistic after two Newton steps,
 l2 = 1 / n) from a data folder (--data or OVERCAST_TEST_DATA), and a synthetic of 200 columns, on which the weights of
@@ -37,7 +43,7 @@ from scipy import special
 from threadpoolctl import threadpool_limits
 
 from coordinator.solvers.estimates import invertible, log_determinant
-from sketches import combine, correction, draw_rows, scaling, stream
+from sketches import SJLT, combine, correction, draw_rows, scaling, stream
 
 HERE = Path(__file__).resolve().parent
 SETS = ("abalone", "cal_housing", "mg", "a9a", "synthetic")
@@ -45,9 +51,16 @@ CURVES = {
     "uniform": ("fixed", "none", False),
     "determinantal": ("fixed", "determinant", True),
     "bernoulli": ("bernoulli", "determinant", True),
-    "surrogate": ("fixed", "scale", False),
+    "leverage": ("leverage", "determinant", True),
+    "scaling": ("fixed", "scale", False),
+    "surrogate": ("sjlt", "scale", False),
 }
-COLOURS = {"uniform": "#9aa5b1", "determinantal": "#0b3954", "bernoulli": "#d1495b", "surrogate": "#2a9d8f"}
+LAWS = {"fixed": 1, "bernoulli": 0, "leverage": 2, "sjlt": 3}  # number of its stream
+COLOURS = {
+    "uniform": "#9aa5b1", "determinantal": "#0b3954", "bernoulli": "#d1495b",
+    "leverage": "#edae49", "scaling": "#7d5ba6", "surrogate": "#2a9d8f",
+}  # fmt: skip
+HASHES = 4
 WORKERS = (1, 3, 10, 30, 100, 300, 1000)
 WIDE = 100  # columns from which 100 workers are the most
 
@@ -164,10 +177,12 @@ def run(case: Case, runs: int, per_column: int, most: int) -> dict[str, Any]:
     counts = [q for q in WORKERS if q <= (min(most, 100) if p > WIDE else most)]
     exact = invertible(case.A.T @ case.A / n + np.diag(case.ridge), "float64", n)
     newton, trace = exact.solve(case.g), float(np.trace(exact.solve(np.eye(p))))
+    leverage = np.einsum("ij,ji->i", case.A, exact.solve(case.A.T)) / n
+    chance = 0.5 / n + 0.5 * leverage / leverage.sum()
     errors = {curve: np.zeros((runs, len(counts), 3)) for curve in CURVES}
     for r in range(runs):
-        for law in ("fixed", "bernoulli"):
-            drawn = [estimate(case, law, k, (r, law == "fixed", t)) for t in range(counts[-1])]
+        for law, number in LAWS.items():
+            drawn = [estimate(case, law, k, chance, (r, number, t)) for t in range(counts[-1])]
             for curve, (of, correct, determinants) in CURVES.items():
                 if of != law:
                     continue
@@ -179,7 +194,8 @@ def run(case: Case, runs: int, per_column: int, most: int) -> dict[str, Any]:
                     step, tr = combine(steps[:q], some), combine(traces[:q], some)
                     off = float(np.linalg.norm(step.value - newton) / np.linalg.norm(newton))
                     errors[curve][r, i] = off, abs(float(tr.value) / trace - 1), step.ess / q
-    out: dict[str, Any] = {"rows": n, "columns": p, "drawn": k, "workers": counts, "curves": {}}
+    coherence = float(leverage.max() * n / p)
+    out: dict[str, Any] = {"rows": n, "columns": p, "drawn": k, "coherence": coherence, "workers": counts, "curves": {}}
     for curve, found in errors.items():
         mean, spread = found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(runs)
         out["curves"][curve] = {
@@ -188,21 +204,42 @@ def run(case: Case, runs: int, per_column: int, most: int) -> dict[str, Any]:
             "trace": mean[:, 1].tolist(),
             "trace_se": spread[:, 1].tolist(),
             "ess": mean[:, 2].tolist(),
+            "slope": slope(counts, found[:, :, 0]),
         }
     return out | {"seconds": time.perf_counter() - began}
 
 
+def slope(counts: Sequence[int], errors: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the log of mean errors (runs, counts) from 10 workers on, and its standard error, jackknifed over runs."""
+    far = np.array(counts) >= 10
+    x = np.log(np.array(counts)[far])
+    total = errors[:, far].sum(axis=0)
+    rest = (total - errors[:, far]) / (len(errors) - 1)
+    whole, *others = np.polyfit(x, np.log(np.vstack([total / len(errors), rest])).T, 1)[0]
+    return float(whole), float(np.sqrt(len(errors) - 1) * np.std(others))
+
+
 def estimate(
-    case: Case, law: str, k: int, name: tuple[int, ...]
+    case: Case, law: str, k: int, chance: NDArray[np.float64], name: tuple[int, ...]
 ) -> dict[str, tuple[NDArray[np.float64], float, float]]:
     """One worker's step H^^-1 g, trace and log-determinant under each correction of its law."""
     n = len(case.A)
-    index, copies = draw_rows(law, n, k, stream(0, *(int(part) for part in name)))
-    A = case.A[index] * np.sqrt(copies)[:, None]
+    rng = stream(0, *name)
+    if law == "sjlt":
+        k = HASHES * -(-k // HASHES)
+        A = SJLT(k, HASHES).matrix(n, rng) @ case.A * np.sqrt(k / n)
+    elif law == "leverage":
+        index = rng.choice(n, size=k, p=chance)
+        A = case.A[index] / np.sqrt(n * chance[index])[:, None]
+    else:
+        index, copies = draw_rows(law, n, k, rng)
+        A = case.A[index] * np.sqrt(copies)[:, None]
     G = A.T @ A / k
-    nus = {"determinant": correction(law, G, case.ridge, k)}
+    nus = {"scale": scaling(G, case.ridge, k)} if law in {"fixed", "sjlt"} else {}
+    if law != "sjlt":
+        nus["determinant"] = correction("bernoulli" if law == "bernoulli" else "fixed", G, case.ridge, k)
     if law == "fixed":
-        nus |= {"none": 1.0, "scale": scaling(G, case.ridge, k)}
+        nus["none"] = 1.0
     out = {}
     for correct, nu in nus.items():
         solver = invertible(G / nu + np.diag(case.ridge), "float64", k)
@@ -216,14 +253,17 @@ def estimate(
 
 def table(name: str, found: Mapping[str, Any]) -> list[str]:
     shape = f"{found['rows']:,} x {found['columns']}, {found['drawn']} rows drawn by each worker"
-    lines = [f"{name}: {shape} ({found['seconds']:.0f} s)"]
+    coherence = f"largest leverage {found['coherence']:.0f} times the mean"
+    lines = [f"{name}: {shape}; {coherence} ({found['seconds']:.0f} s)"]
     for what, title in (("step", "error of the Newton step"), ("trace", "error of the trace of the inverse")):
         lines.append(f"  {title:36}" + "".join(f"{q:>18}" for q in found["workers"]))
         for curve, figures in found["curves"].items():
             pairs = zip(figures[what], figures[f"{what}_se"], strict=True)
             lines.append(f"  {curve:36}" + "".join(f"{f'{mean:.4f} +- {se:.4f}':>18}" for mean, se in pairs))
+    lines.append("  slope of the step's error from 10 workers on")
+    lines += [f"  {curve:36}{'{:.3f} +- {:.3f}'.format(*of['slope']):>18}" for curve, of in found["curves"].items()]
     lines.append(f"  {'effective sample / workers':36}" + "".join(f"{q:>18}" for q in found["workers"]))
-    for curve in ("determinantal", "bernoulli"):
+    for curve in ("determinantal", "bernoulli", "leverage"):
         lines.append(f"  {curve:36}" + "".join(f"{ess:>18.3f}" for ess in found["curves"][curve]["ess"]))
     return lines
 

@@ -98,6 +98,14 @@ def test_a_fixed_number_of_rows_needs_the_exact_correction():
     assert off(plain, Z, none) > 0.9  # k / (k - d + 1) = 2
 
 
+def test_rows_drawn_with_unequal_chances_keep_the_identity():
+    """In a fixed number and divided by their chances: what is drawn where few rows have much leverage."""
+    Z, none, chance = rows(5), np.zeros(D), np.array([0.4, 0.1, 0.2, 0.05, 0.25])
+    law = ((float(np.prod(chance[list(i)])), np.bincount(i, minlength=5)) for i in product(range(5), repeat=K))
+    nu = correction("fixed", Z.T @ Z, none, K)
+    assert off(ratio(law, Z / np.sqrt(5 * chance)[:, None], K, none, nu), Z, none) < 1e-12
+
+
 def test_laws_for_which_the_identity_fails():
     """A fixed number of rows with a ridge, and without replacement: biased; the correction takes most of it away."""
     Z, ridge, k = rows(5, 2, seed=2), RIDGE[[0, 2]], 5
