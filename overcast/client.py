@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from scipy import sparse
-
 from coordinator.cloud.deployment import cloud_profile
-from coordinator.data.blocks import list_data, open_data
-from coordinator.data.frames import is_frame
-from coordinator.data.importing import ImportReport, Progress
+from coordinator.data.importing import Progress
 from coordinator.driver import Watcher, check_place, check_spec, run_job, run_map_job
 from coordinator.errors import InputError
 from coordinator.jobs import JobSpec, JobStore, new_id
-from coordinator.linear_program import KIND, cost_vector
-from coordinator.losses import Loss, loss_from_spec
+from coordinator.losses import loss_from_spec
 from coordinator.mapping import create_map
 from coordinator.problem import Penalty
 from coordinator.profile import Profile
 from coordinator.results import Result
 from coordinator.solvers import make_solver
-from coordinator.storage import Storage
 from overcast import store as stores
+from overcast.asking import ask, takes
 from overcast.handle import JobHandle, made_here
 
 if TYPE_CHECKING:
     from coordinator.uncertainty import Uncertainty
 
-SOLVER: Final = "oversketched-newton"
-PROGRAMS: Final = "interior-point"
 LITHOPS_PHASE: Final = 2.0  # seconds that a phase takes through Lithops, whatever it does
 
 
-class Client:
+class Client(stores.DataSets):
     """Solves problems on the data of one store.
 
     Parameters
@@ -61,54 +52,8 @@ class Client:
         self.allow_code = allow_code
         self._jobs = JobStore(self.storage)
 
-    def import_data(
-        self,
-        source: Any,
-        name: str | None = None,
-        *,
-        target: Any = None,
-        row_weight: Any = None,
-        progress: Callable[[Progress], None] | None = None,
-        **options: Any,
-    ) -> ImportReport:
-        """Store a data set.
-
-        Parameters
-        ----------
-        source : path, or list of paths of one format; or array, SciPy sparse matrix, pandas or polars frame.
-        name : what to call it; default: the file's name without suffixes.
-        target, row_weight : (n,) each, for sources in memory and .npy, .npz files.
-        progress : called with how far it is.
-        options : fields of `coordinator.data.importing.ImportOptions`, such as label, one_hot, scale, replace.
-
-        Raises InputError for data or options that cannot be used; nothing is stored then.
-        """
-        if name is None:
-            if not isinstance(source, str | os.PathLike):
-                raise InputError("give the data a name: import_data(source, name=...)")
-            name = stores.data_name(source)
-        wanted = stores.import_options(name, **options)
-        return stores.bring_in(self.storage, source, wanted, target=target, weight=row_weight, progress=progress)
-
-    def submit(
-        self,
-        data: Any,
-        *,
-        loss: str | Mapping[str, Any] | Loss | None = None,
-        c: Any = None,
-        l2: float = 0.0,
-        l1: float = 0.0,
-        intercept: bool = True,
-        class_weight: Any = None,
-        solver: str | None = None,
-        workers: int | None = None,
-        start: str | JobHandle | None = None,
-        id: str | None = None,  # noqa: A002  the word users know
-        policy: str = "wait",
-        executor: str = "local",
-        wait: bool = False,
-        **settings: Any,
-    ) -> JobHandle:
+    @takes(ask)
+    def submit(self, data: Any, *, wait: bool = False, **options: Any) -> JobHandle:
         """Check a job, store it, run it in the background.
 
         With a store on disk it runs in a process of its own, which the end of this one leaves alone; in memory, or
@@ -137,130 +82,56 @@ class Client:
 
         Raises InputError for whatever cannot be used; nothing is stored then.
         """
-        handle = self.prepare(
-            data,
-            loss,
-            c=c,
-            l2=l2,
-            l1=l1,
-            intercept=intercept,
-            class_weight=class_weight,
-            solver=solver,
-            settings=settings,
-            workers=workers,
-            start=start,
-            id=id,
-            policy=policy,
-            executor=executor,
-        )
+        handle = self.prepare(data, **options)
         handle.launch()
         if wait:
             handle.wait()
         return handle
 
-    def solve(
-        self,
-        data: Any,
-        *,
-        loss: str | Mapping[str, Any] | Loss | None = None,
-        c: Any = None,
-        l2: float = 0.0,
-        l1: float = 0.0,
-        intercept: bool = True,
-        class_weight: Any = None,
-        solver: str | None = None,
-        workers: int | None = None,
-        start: str | JobHandle | None = None,
-        id: str | None = None,  # noqa: A002  the word users know
-        policy: str = "wait",
-        executor: str = "local",
-        watch: Watcher | None = None,
-        **settings: Any,
-    ) -> Result:
+    @takes(ask)
+    def solve(self, data: Any, *, watch: Watcher | None = None, **options: Any) -> Result:
         """Solve here and now; arguments as for `submit`, `watch` is called with each iteration's figures.
 
         A result that did not converge is a result: see its `converged` and `reason`.
         """
-        handle = self.prepare(
-            data,
-            loss,
-            c=c,
-            l2=l2,
-            l1=l1,
-            intercept=intercept,
-            class_weight=class_weight,
-            solver=solver,
-            settings=settings,
-            workers=workers,
-            start=start,
-            id=id,
-            policy=policy,
-            executor=executor,
-        )
-        return run_job(self.storage, handle.id, watch)
+        return run_job(self.storage, self.prepare(data, **options).id, watch)
 
+    @takes(ask)
     def prepare(
         self,
         data: Any,
-        loss: str | Mapping[str, Any] | Loss | None = None,
         *,
-        c: Any = None,
-        l2: float = 0.0,
-        l1: float = 0.0,
-        intercept: bool = True,
-        class_weight: Any = None,
-        solver: str | None = None,
-        settings: Mapping[str, Any] | None = None,
-        workers: int | None = None,
-        start: str | JobHandle | None = None,
-        id: str | None = None,  # noqa: A002  the word users know
-        policy: str = "wait",
-        executor: str = "local",
         import_options: Mapping[str, Any] | None = None,
         progress: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> JobHandle:
         """Check and store a job without running it: `launch` or `resume` of the handle do that.
 
-        Arguments as for `submit`; `import_options` and `progress` serve when `data` is a file. Data that were brought
-        in for the job go again when it cannot be made.
+        Arguments as for `submit`. Data that were brought in for the job go again when it cannot be made.
         """
-        settings = {key: plain(value) for key, value in (settings or {}).items()}
         # what needs no data is checked before data are imported
-        if c is not None:
-            problem = pose_program(c, loss, l2, l1, class_weight)
-        else:
-            problem = pose(loss, l2, l1, intercept, class_weight)
+        asked = ask(data, **options) | {"version": version("overcast")}
+        problem = asked["problem"]
+        if "loss" in problem:
             loss_from_spec(problem["loss"])
             Penalty(l2=problem["l2"], l1=problem["l1"])
-        if executor != "local" and made_here(problem):
+        if asked["executor"] != "local" and made_here(problem):
             raise InputError(f"loss {problem['loss']!r} is known in this process only: use executor='local' for it")
-        solver = solver or (SOLVER if c is None else PROGRAMS)
-        make_solver(solver, settings)
-        job = id or new_id()
-        self._jobs.check_id(job)
-        if start is not None:
-            start = start.id if isinstance(start, JobHandle) else stores.find_job(self._jobs, start)
+        make_solver(asked["solver"], asked["settings"])
+        asked["id"] = asked["id"] or new_id()
+        self._jobs.check_id(asked["id"])
+        if asked["start"] is not None:
+            asked["start"] = stores.find_job(self._jobs, asked["start"])
         before = self.data()
-        name = bring_data(self.storage, data, import_options or {}, progress)
+        asked["data"] = stores.bring_data(self.storage, data, import_options or {}, progress)
         try:
-            spec = JobSpec(
-                id=job,
-                data=name,
-                problem=problem,
-                solver=solver,
-                settings=settings,
-                workers=workers,
-                start=start,
-                policy=policy,
-                executor=executor,
-                version=version("overcast"),
-            )
+            spec = JobSpec(**asked)
             check_spec(self.storage, spec)
             spec = replace(spec, profile=asdict(self._profile(spec)))
             return JobHandle(self.storage, self._jobs.create(spec).id)
         except BaseException:
-            if name not in before:
-                self.storage.delete(f"data/{name}")
+            if asked["data"] not in before:
+                self.storage.delete(f"data/{asked['data']}")
             raise
 
     def map(
@@ -323,88 +194,8 @@ class Client:
 
     list = jobs
 
-    def data(self) -> tuple[str, ...]:
-        """Names of the data sets."""
-        return tuple(list_data(self.storage))
-
     def _profile(self, spec: JobSpec) -> Profile:
         """Rates of the machine, or of the workers, that run the job."""
         if spec.executor == "local":
             return stores.profile_of(self.storage)
         return replace(cloud_profile(spec.workers), phase=LITHOPS_PHASE)
-
-    def delete_data(self, name: str) -> None:
-        """Remove a data set. Jobs that use it can no longer run; their results stay."""
-        open_data(self.storage, name)
-        self.storage.delete(f"data/{name}")
-
-
-def bring_data(
-    storage: Storage, data: Any, options: Mapping[str, Any], progress: Callable[[Progress], None] | None = None
-) -> str:
-    """The name of a data set, imported into `storage` if need be: `data` as for `Client.submit`."""
-    if isinstance(data, str | os.PathLike):
-        return stores.find_data(storage, data, options, progress).name
-    if not isinstance(data, tuple) or len(data) not in {2, 3}:
-        raise InputError("data must be the name of a data set, a path, or a tuple (X, y) or (X, y, weight)")
-    X, y, weight = (*data, None)[:3]
-    name = f"arrays-{_content(X, y, weight)}"
-    if not stores.manifest_there(storage, name):
-        stores.bring_in(storage, X, stores.import_options(name), target=y, weight=weight)
-    return name
-
-
-def pose(loss: Any, l2: Any, l1: Any, intercept: Any, class_weight: Any) -> dict[str, Any]:
-    """The problem as JSON."""
-    if loss is None:
-        raise InputError("say what to minimise: a loss, such as loss='logistic', or the cost c of a linear program")
-    if isinstance(loss, Loss):
-        loss = loss.spec()
-    elif isinstance(loss, Mapping):
-        loss = dict(loss)
-    if isinstance(class_weight, Mapping):
-        class_weight = {str(key): plain(value) for key, value in class_weight.items()}
-    elif class_weight is not None and not isinstance(class_weight, str):
-        class_weight = [plain(value) for value in class_weight]
-    return {
-        "loss": loss,
-        "l2": plain(l2),
-        "l1": plain(l1),
-        "intercept": plain(intercept),
-        "class_weight": class_weight,
-    }
-
-
-def pose_program(c: Any, loss: Any, l2: Any, l1: Any, class_weight: Any) -> dict[str, Any]:
-    """The linear program as JSON."""
-    if loss is not None or l2 or l1 or class_weight is not None:
-        raise InputError("a linear program has its cost c only: give no loss, l1, l2 or class_weight with it")
-    return {"kind": KIND, "c": cost_vector(c).tolist()}
-
-
-def plain(value: Any) -> Any:
-    """A NumPy scalar as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _content(*parts: Any) -> str:
-    """A short hash of arrays, sparse matrices and frames."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        if part is None:
-            arrays: list[Any] = []
-        elif sparse.issparse(part):
-            csr = sparse.csr_matrix(part)
-            arrays = [np.array(csr.shape), csr.data, csr.indices, csr.indptr]
-        elif is_frame(part):
-            arrays = [np.array([str(c) for c in part.columns])] + [np.asarray(part[c]) for c in part.columns]
-        else:
-            arrays = [np.asarray(part)]
-        digest.update(f"{len(arrays)};".encode())
-        for array in arrays:
-            digest.update(f"{array.shape}{array.dtype};".encode())
-            if array.dtype.kind in "OT":
-                digest.update("\0".join(map(str, array.ravel().tolist())).encode())
-            else:
-                digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    return digest.hexdigest()

@@ -13,18 +13,15 @@ import numpy as np
 from coordinator import arrays as codec
 from coordinator.cloud import wire
 from coordinator.cloud.signed import Signed
-from coordinator.data.blocks import list_data, open_data
-from coordinator.data.importing import ImportReport, Progress
 from coordinator.driver import check_place
 from coordinator.errors import InputError, JobError, JobMissingError, OvercastError, StorageError
 from coordinator.jobs import JobSpec, JobStore, Status, new_id
-from coordinator.losses import Loss
 from coordinator.mapping import create_map
 from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.s3 import S3Storage
 from overcast import store as stores
-from overcast.client import PROGRAMS, SOLVER, bring_data, plain, pose, pose_program
+from overcast.asking import ask, plain, takes
 from overcast.handle import JobHandle
 
 _SOON: Final = 0.25  # seconds between looks, growing to the next
@@ -39,7 +36,7 @@ _KINDS: Final[Mapping[str, type[OvercastError]]] = {
 }
 
 
-class CloudClient:
+class CloudClient(stores.DataSets):
     """Solves problems on a deployment.
 
     Parameters
@@ -79,57 +76,16 @@ class CloudClient:
             self._storage = S3Storage(self._bucket or str(self.versions()["bucket"]))
         return self._storage
 
-    # -- data -------------------------------------------------------------------------------------------------------
-
-    def import_data(
-        self,
-        source: Any,
-        name: str | None = None,
-        *,
-        target: Any = None,
-        row_weight: Any = None,
-        progress: Callable[[Progress], None] | None = None,
-        **options: Any,
-    ) -> ImportReport:
-        """Store a data set in the bucket; arguments as for `overcast.Client.import_data`."""
-        if name is None:
-            if not isinstance(source, str):
-                raise InputError("give the data a name: import_data(source, name=...)")
-            name = stores.data_name(source)
-        wanted = stores.import_options(name, **options)
-        return stores.bring_in(self.storage, source, wanted, target=target, weight=row_weight, progress=progress)
-
-    def data(self) -> tuple[str, ...]:
-        """Names of the data sets."""
-        return tuple(list_data(self.storage))
-
-    def delete_data(self, name: str) -> None:
-        """Remove a data set. Jobs that use it can no longer run; their results stay."""
-        open_data(self.storage, name)
-        self.storage.delete(f"data/{name}")
-
-    # -- jobs -------------------------------------------------------------------------------------------------------
-
+    @takes(ask)
     def submit(
         self,
         data: Any,
         *,
-        loss: str | Mapping[str, Any] | Loss | None = None,
-        c: Any = None,
-        l2: float = 0.0,
-        l1: float = 0.0,
-        intercept: bool = True,
-        class_weight: Any = None,
-        solver: str | None = None,
-        workers: int | None = None,
-        start: str | CloudJob | None = None,
-        id: str | None = None,  # noqa: A002  the word users know
-        policy: str = "wait",
         max_cost: float | None = None,
         deadline: float | None = None,
         profile: Mapping[str, Any] | None = None,
         wait: bool = False,
-        **settings: Any,
+        **options: Any,
     ) -> CloudJob:
         """Check a job, store it and start its driver; arguments as for `overcast.Client.submit`, and:
 
@@ -140,24 +96,9 @@ class CloudClient:
         deadline : seconds from now after which it does so.
         profile : rates that decisions stand on; default: nominal ones of Lambda.
         """
-        spec = self._spec(
-            data,
-            loss,
-            c,
-            l2,
-            l1,
-            intercept,
-            class_weight,
-            solver,
-            workers=workers,
-            start=start.id if isinstance(start, CloudJob) else start,
-            id=id,
-            policy=policy,
-            max_cost=max_cost,
-            deadline=None if deadline is None else time.time() + deadline,
-            profile=None if profile is None else dict(profile),
-            settings=settings,
-        )
+        until = None if deadline is None else time.time() + deadline
+        limits = {"max_cost": max_cost, "deadline": until, "profile": None if profile is None else dict(profile)}
+        spec = self._spec(data, options, limits)
         job = CloudJob(self, self.ask("POST", "/jobs", {"spec": spec})["id"])
         if wait:
             job.wait()
@@ -184,38 +125,13 @@ class CloudClient:
         create_map(store, spec, fn, items, pickled=trust_results, attempts=retries + 1)
         return self.job(spec.id).resume().outputs(trust_results=trust_results)
 
-    def quote(
-        self,
-        data: Any,
-        *,
-        loss: str | Mapping[str, Any] | Loss | None = None,
-        c: Any = None,
-        l2: float = 0.0,
-        l1: float = 0.0,
-        intercept: bool = True,
-        class_weight: Any = None,
-        solver: str | None = None,
-        workers: int | None = None,
-        max_cost: float | None = None,
-        **settings: Any,
-    ) -> dict[str, Any]:
+    @takes(ask)
+    def quote(self, data: Any, *, max_cost: float | None = None, **options: Any) -> dict[str, Any]:
         """What a job would take (`coordinator.cloud.quote.Quote`, as JSON); arguments as for `submit`.
 
         Raises InputError for a job with a phase that fits into no worker.
         """
-        spec = self._spec(
-            data,
-            loss,
-            c,
-            l2,
-            l1,
-            intercept,
-            class_weight,
-            solver,
-            workers=workers,
-            max_cost=max_cost,
-            settings=settings,
-        )
+        spec = self._spec(data, options, {"max_cost": max_cost})
         found: dict[str, Any] = self.ask("POST", "/quote", {"spec": spec})
         return found
 
@@ -259,32 +175,13 @@ class CloudClient:
             raise StorageError(f"access denied to {self.url}: these AWS credentials may not call the function's URL")
         raise StorageError(f"{self.url} answered HTTP {status}: is it the URL that `overcast deploy` printed?")
 
-    def _spec(
-        self,
-        data: Any,
-        loss: Any,
-        c: Any,
-        l2: Any,
-        l1: Any,
-        intercept: Any,
-        class_weight: Any,
-        solver: str | None,
-        *,
-        settings: Mapping[str, Any],
-        **fields: Any,
-    ) -> dict[str, Any]:
+    def _spec(self, data: Any, options: Mapping[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
         """The job as JSON; data that are not in the bucket are imported."""
-        if c is not None:
-            problem = pose_program(c, loss, l2, l1, class_weight)
-        else:
-            problem = pose(loss, l2, l1, intercept, class_weight)
-        return {
-            "data": bring_data(self.storage, data, {}),
-            "problem": problem,
-            "solver": solver or (SOLVER if c is None else PROGRAMS),
-            "settings": {key: plain(value) for key, value in settings.items()},
-            **{key: plain(value) for key, value in fields.items() if value is not None},
-        }
+        asked = ask(data, **options)
+        if asked.pop("executor") != "local":
+            raise InputError("executor is for jobs on a store: the workers of a deployment are functions")
+        asked["data"] = stores.bring_data(self.storage, data, {})
+        return {key: plain(value) for key, value in (asked | limits).items() if value is not None}
 
 
 class CloudJob:

@@ -13,8 +13,10 @@ import numpy as np
 from coordinator.driver import run_job
 from coordinator.errors import InputError
 from coordinator.jobs import new_id
+from coordinator.solvers import make_solver
 from overcast import store as stores
-from overcast.client import SOLVER, Client
+from overcast.asking import SOLVER
+from overcast.client import Client
 from overcast.commands.common import again, print_facts, print_json, say, stage
 from overcast.commands.solving import end_code
 from overcast.commands.submitting import show_quote
@@ -33,6 +35,7 @@ def run_demo(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     if args.rows is not None and args.rows < 1000:
         raise InputError(f"--rows must be at least 1000, not {args.rows}")
+    make_solver(args.solver or SOLVER, {"tol": args.tol})  # before there is anything to wait for
 
     def tell(text: str) -> None:
         if not args.quiet:
@@ -50,21 +53,22 @@ def run_demo(args: argparse.Namespace) -> int:
     fields: dict[str, Any] = {
         "loss": "logistic",
         "l2": L2 if args.l2 is None else args.l2,
-        "solver": args.solver or SOLVER,
+        "solver": args.solver,
+        "tol": args.tol,
     }
     handle: Job
     if place is None:
         client = Client(args.store or stores.default_store())
         client.import_data(X[train], name, target=y[train], replace=True)
-        handle = client.prepare(name, **fields, settings={"tol": args.tol}, id=f"demo-{new_id()}")
+        handle = client.prepare(name, **fields, id=f"demo-{new_id()}")
     else:
         name = f"{name}-{len(train)}"  # nobody may delete data there
         if name not in place.cloud.data():
             place.cloud.import_data(X[train], name, target=y[train], block_bytes=_block(X.nnz))
-        quote = place.cloud.quote(name, **fields, tol=args.tol)
+        quote = place.cloud.quote(name, **fields)
         if not (args.quiet or args.json):
             show_quote(quote)
-        handle = place.cloud.submit(name, **fields, tol=args.tol, id=f"demo-{new_id()}")
+        handle = place.cloud.submit(name, **fields, id=f"demo-{new_id()}")
     try:
         title = f"job {handle.id}: was the flight over 15 minutes late?"
         with SolveProgress(title, args.tol, quiet=args.quiet) as progress:

@@ -38,7 +38,7 @@ class Seen:
     status: Status
 
 
-class FolderPlace:
+class FolderPlace(stores.DataSets):
     """A store in a folder. InputError when there is none, unless it may be made."""
 
     def __init__(self, path: str | os.PathLike[str] | None, *, make: bool = False) -> None:
@@ -57,7 +57,7 @@ class FolderPlace:
         return [Seen(spec.id, spec.data, spec.solver, JobHandle(self.storage, spec.id).status()) for spec in specs]
 
 
-class CloudPlace:
+class CloudPlace(stores.DataSets):
     """A stage in the cloud."""
 
     def __init__(self, cloud: CloudClient, stage: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,9 +10,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import numpy as np
+from scipy import sparse
 
 from coordinator.data.blocks import RowBlocks, list_data, manifest_key, open_data
+from coordinator.data.frames import is_frame
 from coordinator.data.importing import ImportOptions, ImportReport, Progress, import_data
 from coordinator.errors import ConflictError, InputError, JobMissingError, KeyMissingError, UnknownNameError
 from coordinator.jobs import JobStore
@@ -21,6 +26,54 @@ from coordinator.storage import FileStorage, MemoryStorage, Storage
 DEFAULT: Final = "overcast-store"
 _SUFFIX: Final = re.compile(r"\.(gz|bz2|xz|libsvm|svm|svmlight|csv|tsv|tab|npy|npz|parquet|pq)$", re.IGNORECASE)
 _measured: dict[str, Profile] = {}
+
+
+class _Holder(Protocol):
+    @property
+    def storage(self) -> Storage: ...
+
+
+class DataSets:
+    """Data sets in the `storage` of a client."""
+
+    def import_data(
+        self: _Holder,
+        source: Any,
+        name: str | None = None,
+        *,
+        target: Any = None,
+        row_weight: Any = None,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> ImportReport:
+        """Store a data set.
+
+        Parameters
+        ----------
+        source : path, or list of paths of one format; or array, SciPy sparse matrix, pandas or polars frame.
+        name : what to call it; default: the file's name without suffixes.
+        target, row_weight : (n,) each, for sources in memory and .npy, .npz files.
+        progress : called with how far it is.
+        options : fields of `coordinator.data.importing.ImportOptions`, such as label, one_hot, scale, replace.
+
+        Raises InputError for data or options that cannot be used; nothing is stored then.
+        """
+        if name is None:
+            if not isinstance(source, str | os.PathLike):
+                raise InputError("give the data a name: import_data(source, name=...)")
+            name = data_name(source)
+        wanted = import_options(name, **options)
+        return bring_in(self.storage, source, wanted, target=target, weight=row_weight, progress=progress)
+
+    def data(self: _Holder) -> tuple[str, ...]:
+        """Names of the data sets."""
+        return tuple(list_data(self.storage))
+
+    def delete_data(self: _Holder, name: str) -> None:
+        """Remove a data set. Jobs that use it can no longer run; their results stay."""
+        if not manifest_there(self.storage, name):  # one that is damaged may go
+            open_data(self.storage, name)
+        self.storage.delete(f"data/{name}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +203,21 @@ def find_data(
     return open_data(storage, wanted.name)
 
 
+def bring_data(
+    storage: Storage, data: Any, options: Mapping[str, Any], progress: Callable[[Progress], None] | None = None
+) -> str:
+    """The name of a data set, imported into `storage` if need be: `data` as for `Client.submit`."""
+    if isinstance(data, str | os.PathLike):
+        return find_data(storage, data, options, progress).name
+    if not isinstance(data, tuple) or len(data) not in {2, 3}:
+        raise InputError("data must be the name of a data set, a path, or a tuple (X, y) or (X, y, weight)")
+    X, y, weight = (*data, None)[:3]
+    name = f"arrays-{_content(X, y, weight)}"
+    if not manifest_there(storage, name):
+        bring_in(storage, X, import_options(name), target=y, weight=weight)
+    return name
+
+
 def import_options(default_name: str, **options: Any) -> ImportOptions:
     """Import options from names and values; InputError for names that are none."""
     known = [field.name for field in fields(ImportOptions)]
@@ -187,6 +255,29 @@ def find_job(store: JobStore, text: str | None, states: tuple[str, ...] = ()) ->
             return job
     what = f"no {' or '.join(states)} job" if states else "no job"
     raise JobMissingError(f"{what} in this store")
+
+
+def _content(*parts: Any) -> str:
+    """A short hash of arrays, sparse matrices and frames."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if part is None:
+            arrays: list[Any] = []
+        elif sparse.issparse(part):
+            csr = sparse.csr_matrix(part)
+            arrays = [np.array(csr.shape), csr.data, csr.indices, csr.indptr]
+        elif is_frame(part):
+            arrays = [np.array([str(c) for c in part.columns])] + [np.asarray(part[c]) for c in part.columns]
+        else:
+            arrays = [np.asarray(part)]
+        digest.update(f"{len(arrays)};".encode())
+        for array in arrays:
+            digest.update(f"{array.shape}{array.dtype};".encode())
+            if array.dtype.kind in "OT":
+                digest.update("\0".join(map(str, array.ravel().tolist())).encode())
+            else:
+                digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return digest.hexdigest()
 
 
 def _origin_key(name: str) -> str:

@@ -29,8 +29,11 @@ _AS_OPTIONS: Final = (
     (r"\bon_bad_row='skip'", "--skip-bad-rows"),
     (r"\bscale='none'", "--scale none"),
     (r"\bone_hot=\(['\"](.*?)['\"],\)", r"--one-hot \1"),
+    (r"\bone_hot\b", "--one-hot"),
+    (r"\bn_features and index_base\b", "--n-features and --index-base"),
     (r"\blabelled=False", "--unlabelled"),
     (r"\b(replace|header)=True", r"--\1"),
+    (r"\bstart='([^']*)'", r"--start \1"),
     (r"\bindex_base=(\d)", r"--index-base \1"),
     (r"\bn_features=(\d+)", r"--n-features \1"),
     (r"\b(format|label|name|start)=(?![^\s,;:])", r"--\1"),
@@ -125,9 +128,9 @@ def add_import_options(parser: argparse.ArgumentParser, title: str) -> None:
 def add_reading_options(group: Any) -> None:
     """The options that say what a file's columns are."""
     group.add_argument("--format", metavar="FMT", help="libsvm, csv, tsv, npy, npz or parquet (default: by suffix)")
-    group.add_argument("--label", metavar="COL", help="column of the target (default: last), or its .npy file")
+    group.add_argument("--label", metavar="COL", help="target: name, number from 0, or .npy file (default: last)")
     group.add_argument("--unlabelled", action="store_true", help="there is no target column")
-    group.add_argument("--weight", metavar="COL", help="column of row weights")
+    group.add_argument("--weight", metavar="COL", help="column of row weights: name, or number from 0")
     group.add_argument("--one-hot", metavar="COLS", help="columns to one-hot encode, separated by commas")
     group.add_argument("--header", action=argparse.BooleanOptionalAction, help="the first line holds names")
     group.add_argument("--n-features", type=int, metavar="N", help="libsvm: number of columns")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.errors import InputError, JobError, OvercastError
@@ -156,6 +157,8 @@ def _emulator(args: argparse.Namespace) -> int:
     need_repository("emulator")
     from infra.local import main
 
+    if args.faults and not Path(args.faults).is_file():
+        raise InputError(f"no file {args.faults!r}")
     words = [args.action]
     if args.action == "up":
         words += [] if args.foreground else ["--detach"]

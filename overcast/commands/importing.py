@@ -113,10 +113,6 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _delete(args: argparse.Namespace) -> int:
-    from coordinator.data.blocks import open_data
-
-    storage = at(args).storage
-    open_data(storage, args.delete)
-    storage.delete(f"data/{args.delete}")
+    at(args).delete_data(args.delete)
     say(f"deleted data set {args.delete!r}")
     return 0

@@ -27,18 +27,7 @@ if TYPE_CHECKING:
     from overcast.place import CloudPlace, Job, Place
 
 # what may stand beside --resume
-_GO_ON: Final = (
-    "command",
-    "data",
-    "default_of",
-    "detach",
-    "json",
-    "quiet",
-    "resume",
-    "run",
-    "stage",
-    "store",
-)  # with --resume
+_GO_ON: Final = ("command", "data", "default_of", "detach", "json", "quiet", "resume", "run", "stage", "store")
 
 
 def add_commands(commands: Commands) -> None:
@@ -130,11 +119,12 @@ def follow(handle: Job, args: argparse.Namespace, timeout: float | None = None) 
     from overcast.summary import measure
 
     spec = handle.spec
-    if is_map(spec):
-        return follow_map(handle, args, timeout)
-    title = f"job {handle.id}: {spec.solver} on {spec.data}"
-    tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
     try:
+        if is_map(spec):
+            handle.wait(timeout)
+            return show_map(handle, args)
+        title = f"job {handle.id}: {spec.solver} on {spec.data}"
+        tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
         with SolveProgress(title, tol, quiet=args.quiet, measure=measure(spec.solver)) as progress:
             for row in handle.stream(timeout):
                 progress(row)
@@ -158,7 +148,7 @@ def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
     spec = handle.spec
     if is_map(spec):
         run_map_job(handle.storage, handle.id)
-        return follow_map(handle, args, None)
+        return show_map(handle, args)
     tol = getattr(make_solver(spec.solver, spec.settings), "tol", None)
     title = f"job {handle.id}: {spec.solver} on {spec.data}"
     try:
@@ -172,16 +162,9 @@ def run_here(handle: JobHandle, args: argparse.Namespace) -> int:
     return show_end(handle, result, args)
 
 
-def follow_map(handle: Job, args: argparse.Namespace, timeout: float | None) -> int:
-    """Wait for the end of a job that maps a function; the exit code."""
-    try:
-        status = handle.wait(timeout)
-    except TimeoutError as error:
-        say(f"{error}; it goes on")
-        return 1
-    except KeyboardInterrupt:
-        say(f"job {handle.id} goes on; to stop it: {again(args, 'jobs', 'cancel', handle.id)}")
-        return 130
+def show_map(handle: Job, args: argparse.Namespace) -> int:
+    """Print how a job that mapped a function ended; the exit code."""
+    status = handle.status()
     if args.json:
         print_json({"job": handle.id, "state": status.state, "message": status.message})
     else:
@@ -256,7 +239,10 @@ def _cost(path: Path) -> Any:
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What to solve and how, as `Client.prepare` has it; InputError for what is missing."""
+    """What to solve and how, as arguments of a client's methods; InputError for what is missing."""
+    from coordinator.solvers import make_solver
+    from overcast.asking import PROGRAMS, SOLVER
+
     if args.data is None:
         raise InputError("no data: name a data set or a file, or say --resume")
     if args.loss is None and args.cost is None:
@@ -265,19 +251,26 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("tol", "max_iter", "seed"):
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
+    solver = args.solver or (SOLVER if args.cost is None else PROGRAMS)
+    make_solver(solver, settings)  # here, where a setting cannot be taken for an argument of the same name
     weight = args.class_weight
     if weight is not None and weight != "balanced":
         weight = pairs(weight.split(","), "--class-weight")
+    options = pairs(args.loss_option, "--loss-option")
+    if "name" in options:
+        raise InputError("name is no option of a loss: say --loss NAME")
     return {
-        "loss": {"name": args.loss, **pairs(args.loss_option, "--loss-option")} if args.loss_option else args.loss,
+        "loss": {"name": args.loss, **options} if options else args.loss,
         "c": None if args.cost is None else _cost(Path(args.cost)),
         "l2": args.l2,
         "l1": args.l1,
         "intercept": not args.no_intercept,
         "class_weight": weight,
-        "solver": args.solver,
-        "settings": settings,
+        "solver": solver,
         "workers": args.workers,
+        "policy": args.policy,
+        "executor": args.executor,
+        **settings,
     }
 
 
@@ -297,8 +290,6 @@ def created(args: argparse.Namespace) -> JobHandle:
             **wanted,
             start=args.start,
             id=args.id,
-            policy=args.policy,
-            executor=args.executor,
             import_options=import_options(args),
             progress=progress,
         )
@@ -307,16 +298,13 @@ def created(args: argparse.Namespace) -> JobHandle:
 def submitted(place: CloudPlace, args: argparse.Namespace) -> CloudJob:
     """A new job of a stage; it runs."""
     wanted = asked(args)
-    settings = wanted.pop("settings")
     return place.cloud.submit(
         data_there(place, args),
         **wanted,
         start=None if args.start is None else place.job(args.start).id,
         id=args.id,
-        policy=args.policy,
         max_cost=args.max_cost,
         deadline=args.deadline,
-        **settings,
     )
 
 

@@ -66,10 +66,7 @@ def _submit(args: argparse.Namespace) -> int:
 def _quote(args: argparse.Namespace) -> int:
     wanted = asked(args)
     if (place := stage(args)) is not None:
-        settings = wanted.pop("settings")
-        found: Mapping[str, Any] = place.cloud.quote(
-            data_there(place, args), **wanted, max_cost=args.max_cost, **settings
-        )
+        found: Mapping[str, Any] = place.cloud.quote(data_there(place, args), max_cost=args.max_cost, **wanted)
     else:
         found = _here(args, wanted)
     if args.json:
@@ -84,24 +81,10 @@ def _here(args: argparse.Namespace, wanted: Mapping[str, Any]) -> Mapping[str, A
     from coordinator.cloud.quote import make_quote
     from coordinator.driver import check_spec
     from coordinator.jobs import JobSpec
-    from overcast.client import PROGRAMS, SOLVER, pose, pose_program
+    from overcast.asking import ask
 
-    if wanted["c"] is not None:
-        problem = pose_program(wanted["c"], wanted["loss"], wanted["l2"], wanted["l1"], wanted["class_weight"])
-    else:
-        names = ("loss", "l2", "l1", "intercept", "class_weight")
-        problem = pose(*(wanted[name] for name in names))
     place = at(args, make=True)
-    spec = JobSpec(
-        id="quote",
-        data=data_there(place, args),
-        problem=problem,
-        solver=wanted["solver"] or (SOLVER if wanted["c"] is None else PROGRAMS),
-        settings=wanted["settings"],
-        workers=wanted["workers"],
-        policy=args.policy,
-        max_cost=args.max_cost,
-    )
+    spec = JobSpec(**ask(data_there(place, args), **wanted) | {"id": "quote", "max_cost": args.max_cost})
     return make_quote(spec, check_spec(place.storage, spec), SIZES).to_json()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from scipy import sparse
 
 import overcast
 from coordinator.losses import LOSSES
-from overcast import Client, InputError, JobError, JobMissingError, Loss, background, register_loss
+from overcast import Client, CloudClient, InputError, JobError, JobMissingError, Loss, background, register_loss
+from overcast.asking import ask
 
 FOREVER = {"solver": "gradient-descent", "tol": 1e-15, "max_iter": 10**7}
 
@@ -285,6 +287,7 @@ def test_data_by_path(libsvm, table):
         ({"workers": 0}, "workers"),
         ({"policy": "hope"}, "policy"),
         ({"start": "nothing"}, "nothing"),
+        ({"start": 5}, "start must be a job or the id of one, not 5"),
         ({"id": "A"}, "bad job id"),
         ({"class_weight": {"7": 1}}, "class"),
         ({"class_weight": [1, 2, 3]}, "class_weight"),
@@ -296,6 +299,23 @@ def test_bad_submissions_store_nothing(arrays, change, says):
         client.submit(arrays, **({"loss": "logistic"} | change))
     assert client.storage.list("data") == []
     assert client.storage.list("jobs") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        (Client.submit, {"wait"}),
+        (Client.solve, {"watch"}),
+        (CloudClient.submit, {"wait", "max_cost", "deadline", "profile"}),
+        (CloudClient.quote, {"max_cost"}),
+    ],
+)
+def test_signatures_say_all_arguments(method, own):
+    shared = inspect.signature(ask).parameters
+    shown = inspect.signature(method).parameters
+    assert list(shown)[:2] == ["self", "data"]
+    assert set(shown) - {"self"} == set(shared) | own
+    assert shown["l2"] == shared["l2"]
 
 
 @pytest.mark.usefixtures("profile")

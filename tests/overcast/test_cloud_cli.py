@@ -187,6 +187,10 @@ def test_quotes(cli, stage, libsvm):
         assert all(phase["memory"] > 100 and phase["tasks"] > 0 for phase in quote["phases"])
         assert quote["dollars"] > quote["driver_dollars"] > 0
     shown = cli("quote", "two", *SOLVE, "--stage", "test")
+    refused = {"--set l2=3": "unknown setting of solver", "--executor lithops": "executor is for jobs on a store"}
+    for words, says in refused.items():
+        ran = cli("quote", "two", *SOLVE, *words.split(), "--stage", "test")
+        assert (ran.code, says in ran.err) == (2, True), ran.err
     for word in ("MB a worker", "dollars", "driver", "cold starts", "in all", f"{there['dollars']:.6f}"):
         assert word in shown.out
     assert "right within a factor" in shown.err

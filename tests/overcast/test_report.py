@@ -103,7 +103,7 @@ def test_default_name(cli, libsvm, tmp_path, monkeypatch):
 
 
 def test_reports_of_jobs_without_a_result(client, arrays, tmp_path):
-    queued = client.prepare(arrays, "logistic", l2=1e-3, id="job-wait")
+    queued = client.prepare(arrays, loss="logistic", l2=1e-3, id="job-wait")
     text = queued.report(tmp_path / "a.html").read_text()
     assert self_contained(text).headings == ["Status", "Settings"]
     assert "queued" in text
