@@ -17,6 +17,7 @@ from coordinator.executors.choice import check_executor, open_place
 from coordinator.jobs import JobSpec, JobStore
 from coordinator.kernels import join, memo_bytes
 from coordinator.linear_program import KIND, LinearProgram, program_from_spec
+from coordinator.losses import is_number
 from coordinator.mapping import is_map, run_map
 from coordinator.phases import Speculate, StragglerPolicy, Wait
 from coordinator.problem import Problem, problem_from_spec
@@ -69,7 +70,7 @@ def check_spec(storage: Storage, spec: JobSpec) -> Problem | LinearProgram:
     check_problem(solver, problem)
     check_place(storage, spec)
     for name, value in (("max_cost", spec.max_cost), ("deadline", spec.deadline)):
-        if value is not None and not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
+        if value is not None and not (is_number(value) and value > 0):
             raise InputError(f"{name} must be a number above 0, not {value!r}")
     if spec.start is not None:
         _start(storage, spec, problem)

@@ -5,6 +5,7 @@ OvercastError                  anything this package refuses or fails at      ex
 │   └── UnknownNameError       a name that is in no registry
 ├── StorageError               the store cannot do what was asked             exit code 1
 │   ├── KeyMissingError        no such key
+│   ├── DamagedError           an object holds something else than it must
 │   └── ConflictError          a create-only key exists, or a state moved on
 ├── JobError                   the job cannot go on                           exit code 1
 │   ├── JobMissingError        no such job                                    exit code 2
@@ -52,6 +53,13 @@ class UnknownNameError(InputError):
 
 class StorageError(OvercastError):
     """The store cannot do what was asked."""
+
+
+class DamagedError(StorageError):
+    """An object holds something else than it must; `args[0]` is its key."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is damaged: restore it, or delete the job or data set that it belongs to"
 
 
 class KeyMissingError(StorageError):

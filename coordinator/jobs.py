@@ -19,9 +19,10 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from itertools import islice
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +30,16 @@ from numpy.typing import NDArray
 from coordinator import checkpoint
 from coordinator.errors import (
     ConflictError,
+    DamagedError,
     InputError,
     JobError,
     JobMissingError,
     KeyMissingError,
     LeaseLostError,
-    StorageError,
 )
 from coordinator.processes import born
 from coordinator.runtime import TaskRecord
-from coordinator.storage import FileStorage, MemoryStorage, Storage
+from coordinator.storage import FileStorage, MemoryStorage, Storage, json_object
 from coordinator.tasks import Report
 
 T = TypeVar("T")
@@ -147,17 +148,16 @@ class JobStore:
 
     def spec(self, job: str) -> JobSpec:
         """The spec; JobMissingError if there is no such job."""
+        key = self.key(job, "spec.json")
         try:
-            raw = json.loads(self.storage.get(self.key(job, "spec.json")))
+            raw = json_object(self.storage.get(key), key)
         except (KeyMissingError, InputError):
             known = self.ids(1)
             hint = f"the newest is {known[-1]}" if known else "there are none yet"
             raise JobMissingError(f"no job {job!r} in this store; {hint}") from None
-        except ValueError:
-            raise StorageError(f"job {job!r}: its spec is damaged; submit it anew") from None
         if raw.get("format") != FORMAT:
             raise JobError(f"job {job!r} was made by version {raw.get('version')!r} of overcast: use that one for it")
-        return JobSpec(**raw)
+        return _made(JobSpec, raw, key)
 
     def status(self, job: str) -> Status:
         """The status; a job whose process is gone reads as interrupted."""
@@ -232,9 +232,10 @@ class JobStore:
 
     def clean(self, job: str) -> int:
         """Delete everything of a job; how many objects went."""
-        self.spec(job)
-        if self.status(job).state == "running":
-            raise JobError(f"job {job!r} is running: cancel it first")
+        with suppress(DamagedError):  # such a job runs no more, and may go
+            self.spec(job)
+            if self.status(job).state == "running":
+                raise JobError(f"job {job!r} is running: cancel it first")
         return self.storage.delete(f"jobs/{job}")
 
     # -- what a run leaves ------------------------------------------------------------------------------------------
@@ -271,12 +272,12 @@ class JobStore:
     def events(self, job: str, since: int = -1) -> list[dict[str, Any]]:
         """Figures of the iterations after `since`, in order."""
         keys = [k for k in self.storage.list(self.key(job, "events")) if int(k[-11:-5]) > since]
-        return [json.loads(data) for data in self._all(self.storage.get, keys)]
+        return [json_object(data, key) for data, key in zip(self._all(self.storage.get, keys), keys, strict=True)]
 
     def last_event(self, job: str) -> dict[str, Any] | None:
         """Figures of the newest iteration, or None."""
         keys = self.storage.list(self.key(job, "events"))
-        return json.loads(self.storage.get(keys[-1])) if keys else None
+        return json_object(self.storage.get(keys[-1]), keys[-1]) if keys else None
 
     def save_tasks(self, job: str, iteration: int, records: Sequence[TaskRecord], run: str = "") -> None:
         """Task records of one iteration (of one `run` at it), as columns."""
@@ -321,11 +322,10 @@ class JobStore:
 
     def quote(self, job: str) -> dict[str, Any] | None:
         """The quote; None where there is none."""
-        try:
-            found = json.loads(self.storage.get(self.key(job, "quote.json")))
-        except KeyMissingError:
-            return None
-        return found if isinstance(found, dict) else None
+        key = self.key(job, "quote.json")
+        with suppress(KeyMissingError):
+            return json_object(self.storage.get(key), key)
+        return None
 
     def _all(self, get: Callable[[str], T], keys: Sequence[str]) -> list[T]:
         """The objects of all keys, in order; several at a time where each may take a trip to the service."""
@@ -355,17 +355,27 @@ class JobStore:
             return changed, True
 
     def _status(self, job: str) -> tuple[Status, str | None]:
+        key = self.key(job, "status.json")
         try:
-            data, version = self.storage.read(self.key(job, "status.json"))
+            data, version = self.storage.read(key)
         except KeyMissingError:
             self.spec(job)
             return Status("queued"), None  # its maker was killed between spec and status
-        status = Status(**json.loads(data))
+        status = _made(Status, json_object(data, key), key)
+        if status.state not in get_args(Phase):
+            raise DamagedError(key)
         if status.state in {"queued", "running"} and _gone(status):
             status = replace(status, state="interrupted", message="its process ended; resume it")
         if status.state == "running" and status.expires is not None and status.expires < time.time():
             status = replace(status, state="interrupted", message="its driver ended without a word; resume it")
         return status, version
+
+
+def _made(kind: type[T], found: Mapping[str, Any], key: str) -> T:
+    try:
+        return kind(**found)
+    except TypeError:
+        raise DamagedError(key) from None
 
 
 def _report(row: Sequence[float] | None) -> Report | None:

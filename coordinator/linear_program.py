@@ -73,7 +73,7 @@ def program_from_spec(spec: Mapping[str, Any], data: RowBlocks, scale: Vector | 
 def cost_vector(c: Any) -> Vector:
     """The cost as float64 (d,); InputError unless it is a vector of finite numbers."""
     try:
-        out = np.array(c, dtype=np.float64)
+        out = np.zeros(()) if np.iscomplexobj(c) else np.array(c, dtype=np.float64)
     except (TypeError, ValueError):
         out = np.zeros(())
     if out.ndim != 1 or not out.size or not np.all(np.isfinite(out)):

@@ -14,6 +14,7 @@ A user's loss is one small class: subclass `Loss`, write `value`, `gradient` and
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -272,6 +273,12 @@ def _check_derivatives(loss: Loss) -> None:
             )
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number that a float can hold; truth values are none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # NumPy's isfinite takes no integers of over 64 bits
+
+
 def public_losses() -> list[str]:
     """Names of the losses that a problem may have."""
     return [name for name, kind in LOSSES.items() if kind.public]
@@ -290,7 +297,7 @@ def loss_from_spec(spec: str | dict[str, Any] | Loss) -> Loss:
     for key, value in options.items():
         if key not in known:
             raise UnknownNameError(f"option of loss {name!r}", key, known or ["(it has none)"])
-        if not isinstance(value, int | float) or isinstance(value, bool) or not np.isfinite(value):
+        if not is_number(value):
             raise InputError(f"option {key!r} of loss {name!r} must be a finite number, not {value!r}")
     return kind(**options)
 

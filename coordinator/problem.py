@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coordinator.data.blocks import RowBlocks
 from coordinator.errors import InputError, UnknownNameError
-from coordinator.losses import Loss, loss_from_spec, public_losses
+from coordinator.losses import Loss, is_number, loss_from_spec, public_losses
 
 Vector = NDArray[np.float64]
 _FIELDS: Final = ("loss", "l1", "l2", "intercept", "class_weight")
@@ -31,8 +31,7 @@ class Penalty:
 
     def __post_init__(self) -> None:
         for name, value in (("l1", self.l1), ("l2", self.l2)):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and np.isfinite(value) and value >= 0):
+            if not (is_number(value) and value >= 0):
                 raise InputError(f"{name} must be a number >= 0, not {value!r}")
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import sparse, special
 
 from coordinator.data.blocks import load_scale
-from coordinator.errors import ConflictError, InputError, JobError, KeyMissingError
+from coordinator.errors import ConflictError, DamagedError, InputError, JobError, KeyMissingError
 from coordinator.kernels import split
 from coordinator.linear_program import KIND, LinearProgram
 from coordinator.problem import Problem
-from coordinator.storage import Storage
+from coordinator.storage import Storage, json_object
 
 if TYPE_CHECKING:
     from coordinator.solvers.base import State
@@ -149,12 +149,15 @@ def save_result(storage: Storage, result: Result) -> None:
 def load_result(storage: Storage, job: str) -> Result:
     """The result of a job; JobError when it has none yet."""
     try:
-        plain = json.loads(storage.get(f"jobs/{job}/result.json"))
+        plain = json_object(storage.get(f"jobs/{job}/result.json"), f"jobs/{job}/result.json")
         arrays = storage.get_arrays(f"jobs/{job}/result")
     except KeyMissingError:
         if storage.exists(f"jobs/{job}/items/index.json"):
             raise JobError(f"job {job!r} maps a function: outputs() of its handle has the results") from None
         raise JobError(f"job {job!r} has no result yet") from None
-    plain |= {k: tuple(plain[k]) for k in ("classes_", "features", "history") if plain[k] is not None}
-    bias = arrays["intercept"]
-    return Result(coef_=np.array(arrays["coef"]), intercept_=np.array(bias) if bias.ndim else float(bias), **plain)
+    try:
+        plain |= {k: tuple(plain[k]) for k in ("classes_", "features", "history") if plain[k] is not None}
+        bias = arrays["intercept"]
+        return Result(coef_=np.array(arrays["coef"]), intercept_=np.array(bias) if bias.ndim else float(bias), **plain)
+    except (KeyError, TypeError):
+        raise DamagedError(f"jobs/{job}/result.json") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from coordinator import arrays as codec
 from coordinator.arrays import NamedArrays
-from coordinator.errors import ConflictError, InputError, KeyMissingError, StorageError
+from coordinator.errors import ConflictError, DamagedError, InputError, KeyMissingError, StorageError
 from coordinator.processes import born
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=-]*(/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*")
@@ -75,6 +76,15 @@ def check_key(key: str) -> str:
 def version_of(data: bytes) -> str:
     """A version is a hash of the content."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def json_object(data: bytes, key: str) -> dict[str, Any]:
+    """The JSON object that `data` of `key` is; DamagedError for anything else."""
+    with suppress(ValueError):
+        found = json.loads(data)
+        if isinstance(found, dict):
+            return found
+    raise DamagedError(key)
 
 
 class MemoryStorage:

@@ -189,11 +189,12 @@ def manifest_key(name: str) -> str:
 def open_data(storage: Storage, name: str) -> RowBlocks:
     """The data set `name`; InputError, listing what there is, when it does not exist."""
     try:
-        return RowBlocks.from_json(storage.get(manifest_key(name)), name)
-    except KeyMissingError:
+        raw = storage.get(manifest_key(name))
+    except (KeyMissingError, InputError):  # the second for a name that no data set may have
         known = list_data(storage)
         have = f"there are: {', '.join(known)}" if known else "nothing has been imported yet; see `overcast import`"
         raise InputError(f"no data set {name!r} in this store; {have}") from None
+    return RowBlocks.from_json(raw, name)
 
 
 def list_data(storage: Storage) -> list[str]:

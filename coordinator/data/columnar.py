@@ -125,6 +125,11 @@ def read_arrays(
             raise InputError(f"{where}: no column is left for features, or one is both label and weight")
     if target is None and options.labelled:
         raise InputError(f"{where}: no targets: pass target=, name them in label=, or say labelled=False")
+    if sparse.issparse(X) and X.format in {"csr", "csc", "bsr"}:
+        try:
+            X.check_format(full_check=True)  # SciPy reads and writes beyond its arrays where indices do
+        except ValueError as error:
+            raise InputError(f"{where}: a broken sparse matrix ({_short(error)})") from None
     keep_type(intake, X.dtype in {np.dtype(np.float32), np.dtype(np.float16)})
     y = targets(target, n, intake, where) if target is not None else np.zeros(n)
     w = weights(weight, n, where) if weight is not None else None

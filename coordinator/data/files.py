@@ -83,7 +83,7 @@ def lines(path: Path, intake: Intake, end: Callable[[bytes], int]) -> Iterator[t
     Raises
     ------
     InputError
-        For a file that cannot be read or decompressed, and for lines over 256 MB.
+        For a file that cannot be read or decompressed or is no UTF-8 text, and for lines over 256 MB.
     """
     number = 1
     rest = b""
@@ -103,7 +103,7 @@ def lines(path: Path, intake: Intake, end: Callable[[bytes], int]) -> Iterator[t
             rest = text[stop:]
             if stop:
                 size = PIECE
-                yield number, _unix(text[:stop])
+                yield number, _text(text[:stop], path, number)
                 number += text.count(b"\n", 0, stop)
                 intake.advance(raw.tell())
             else:
@@ -111,11 +111,21 @@ def lines(path: Path, intake: Intake, end: Callable[[bytes], int]) -> Iterator[t
                 if len(text) > MAX_LINE:
                     raise InputError(f"{path}, line {number}: a line of over {MAX_LINE >> 20} MB; is this text data?")
         if rest:
-            yield number, _unix(rest + b"\n")
+            yield number, _text(rest + b"\n", path, number)
     intake.advance(path.stat().st_size)
 
 
-def _unix(text: bytes) -> bytes:
+def _text(text: bytes, path: Path, number: int) -> bytes:
+    """`text` with Unix's line ends. What is no UTF-8 is refused: replaced characters would make one class of two."""
+    at = text.find(b"\0")
+    if at < 0 and not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            at = error.start
+    if at >= 0:
+        line = number + text.count(b"\n", 0, at)
+        raise InputError(f"{path}, line {line}: byte 0x{text[at]:02x} is no UTF-8 text: convert the file to UTF-8")
     return text.replace(b"\r\n", b"\n") if b"\r" in text else text
 
 

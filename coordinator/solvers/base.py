@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.errors import InputError
+from coordinator.losses import is_number
 from coordinator.problem import Problem
 from coordinator.runtime import Runtime
 from coordinator.solvers.objective import Objective, Point, Vector
@@ -229,8 +230,8 @@ def check_settings(solver: Any) -> None:
             raise InputError(f"{solver.name}: tol must lie between 0 and 1, not {value!r}")
         if f.name == "max_iter" and not (isinstance(value, int) and value >= 1):
             raise InputError(f"{solver.name}: max_iter must be a whole number >= 1, not {value!r}")
-        if f.name == "seed" and not (isinstance(value, int) and value >= 0):
-            raise InputError(f"{solver.name}: seed must be a whole number >= 0, not {value!r}")
+        if f.name == "seed" and not (isinstance(value, int) and 0 <= value < 1 << 128):
+            raise InputError(f"{solver.name}: seed must be a whole number >= 0, below 2^128, not {value!r}")
 
 
 _SAID = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a word", "None": "none"}
@@ -241,6 +242,5 @@ def _fits(value: Any, kind: str) -> bool:
     if kind == "None":
         return value is None
     if kind in {"int", "float"}:
-        numbers = int if kind == "int" else int | float
-        return isinstance(value, numbers) and not isinstance(value, bool) and bool(np.isfinite(value))
+        return is_number(value) and (kind == "float" or isinstance(value, int))
     return isinstance(value, {"bool": bool, "str": str}[kind]) if kind in {"bool", "str"} else True

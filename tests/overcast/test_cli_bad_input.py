@@ -7,10 +7,22 @@ of file, and the options.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 
 import numpy as np
 import pytest
+
+
+def _npy(array):
+    np.save(out := io.BytesIO(), array)
+    return out.getvalue()
+
+
+def _npz(**arrays):
+    np.savez(out := io.BytesIO(), **arrays)
+    return out.getvalue()
+
 
 FILES = {
     "words.csv": b"a,b,y\n1,2,3\n4,x,6\n",
@@ -30,6 +42,12 @@ FILES = {
     "notes.txt": b"1,2,3\n",
     "counts.csv": b"1,-1\n2,3\n3,0\n",
     "answers.csv": b"a,y\n1,yes\n2,no\n3,maybe\n",
+    "utf16.csv": "a,b,y\n1,2,0\n".encode("utf-16"),
+    "latin.csv": "a,b,y\n1,2,café\n2,1,x\n".encode("latin-1"),
+    "complex.npy": _npy(np.ones(2) * 1j),
+    "y5.npy": _npy(np.arange(5.0)),
+    "beyond.npz": _npz(format=b"csr", shape=[5, 4], data=np.ones(5), indices=[0, 1, 14, 2, 3], indptr=range(6)),
+    "cut.npz": _npz(format=b"csr", shape=[5, 4], data=np.ones(5), indices=[0, 1, 2, 2, 3], indptr=range(6))[:-300],
     "good.csv": b"a,b,y\n1,2,0\n2,1,1\n3,5,0\n4,4,1\n",
 }
 LOSS = ("--loss", "logistic")
@@ -45,6 +63,10 @@ COMMANDS = [
     ("import pair.libsvm", r"pair\.libsvm, line 2, column 3: the index 'two' is not a whole number"),
     ("import label.libsvm", r"label\.libsvm, line 2: no label before '1:2'"),
     ("import cut.csv.gz", r"cut\.csv\.gz: damaged or cut-short"),
+    ("import utf16.csv", r"utf16\.csv, line 1: byte 0xff is no UTF-8 text: convert the file to UTF-8"),
+    ("import latin.csv", r"latin\.csv, line 2: byte 0xe9 is no UTF-8 text"),
+    ("import beyond.npz --label y5.npy", r"beyond\.npz: a broken sparse matrix \(.*indices must be < 4\)"),
+    ("import cut.npz --label y5.npy", r"cut\.npz: not an \.npz file of numbers"),
     ("import table.parquet", r"table\.parquet: not a readable Parquet file"),
     ("import array.npy", r"array\.npy: not a \.npy file"),
     ("import arrays.npz", r"arrays\.npz: not an \.npz file"),
@@ -67,14 +89,14 @@ COMMANDS = [
     ("import good.csv --label z", r"no column 'z' for the label; there are 3: a, b, y"),
     ("import good.csv --label 7", r"no column 7 for the label: there are 3"),
     ("import good.csv --weight w", r"no column 'w' for weights"),
-    ("import good.csv --one-hot q", r"no column 'q' for one_hot"),
+    ("import good.csv --one-hot q", r"no column 'q' for --one-hot"),
     ("import good.csv --dtype int8", r"unknown dtype 'int8': choose one of float32, float64"),
     ("import good.csv --scale sdt", r"unknown scale 'sdt': did you mean 'std'\?"),
     ("import good.csv --layout rows", r"unknown layout 'rows': choose one of csr, dense"),
     ("import good.csv --format cvs", r"unknown format 'cvs': did you mean 'csv'\?"),
     ("import good.csv --shuffle-seed x", r"--shuffle-seed must be a whole number >= 0 or none, not 'x'"),
     ("import good.csv --block-mb 0", r"--block-mb: a number of megabytes above 0, up to 2048, not '0'"),
-    ("import good.csv --index-base 0", r"index_base are for libsvm text, not for csv"),
+    ("import good.csv --index-base 0", r"--n-features and --index-base are for libsvm text, not for csv"),
     ("import good.csv --blocks 3", r"unrecognized arguments: --blocks 3 \(see `overcast"),
     # problem and solver
     ("solve good.csv", r"no --loss: say what to minimise, such as --loss logistic"),
@@ -96,6 +118,13 @@ COMMANDS = [
     ("solve good.csv --loss logistic --max-iter 0", r"max_iter must be a whole number >= 1, not 0"),
     ("solve good.csv --loss logistic --max-iter 1.5", r"argument --max-iter: invalid int value: '1\.5'"),
     ("solve good.csv --loss logistic --seed -1", r"seed must be a whole number >= 0, not -1"),
+    ("solve good.csv --loss logistic --seed 9999999999999999999999999999999999999999", r"seed must be .* below 2\^128"),
+    ("solve good.csv --loss logistic --set blocks=99999999999999999999", r"blocks"),
+    ("solve good.csv --loss logistic --set l2=3", r"unknown setting of solver 'oversketched-newton' 'l2': choose one"),
+    ("solve good.csv --loss huber --loss-option name=squared", r"name is no option of a loss: say --loss NAME"),
+    ("solve good.csv --loss log-barrier", r"unknown loss 'log-barrier': choose one of huber, logistic, poisson, softm"),
+    ("solve good.csv --cost complex.npy", r"needs its cost c: a vector of finite numbers"),
+    ("solve '' --loss logistic", r"no data set \"''\" in this store"),
     ("solve good.csv --loss logistic --workers 0", r"workers must be >= 1, not 0"),
     ("solve good.csv --loss logistic --policy hope", r"policy must be one of wait, speculate, not 'hope'"),
     ("solve good.csv --loss logistic --l1 1e-3 --solver lbfgs", r"lbfgs takes no l1 penalty: use proximal-newton"),
@@ -187,3 +216,35 @@ def test_a_store_that_is_none(bad, tmp_path):
     assert "cannot use file as a store: it is no folder" in bad("import", "good.csv", "--store", "file")
     assert "no store at elsewhere" in bad("jobs", "--store", "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"state": "d', "[]", '{"state": "odd"}', '{"odd": 1, "format": 1}'])
+@pytest.mark.parametrize("name", ["spec.json", "status.json", "result.json"])
+def test_a_damaged_job_is_named_and_can_be_cleaned(cli, folder, tmp_path, monkeypatch, name, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.csv").write_bytes(FILES["good.csv"])
+    assert cli("solve", "good.csv", "--loss", "squared", "--l2", "1", "--id", "job-one", "--quiet").code == 0
+    path = folder / "jobs" / "job-one" / name
+    path.write_text(text)
+    ran = cli("result", "job-one")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert f"jobs/job-one/{name} is damaged: restore it, or delete" in ran.err or "was made by version" in ran.err
+    if "made by" not in ran.err:
+        assert cli("jobs", "clean", "job-one").code == 0
+        assert not path.exists()
+
+
+def test_a_damaged_data_set_is_named_and_can_be_deleted(cli, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.csv").write_bytes(FILES["good.csv"])
+    assert cli("import", "good.csv").code == 0
+    [block] = (folder / "data" / "good").glob("*/block-00000")
+    block.write_bytes(block.read_bytes()[:40])
+    ran = cli("solve", "good", *LOSS, "--quiet")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "block-00000: no array header found; the file is cut short" in ran.err
+    manifest = folder / "data" / "good" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:30])
+    assert "good: not a data manifest" in cli("import", "--list").err
+    assert cli("import", "--delete", "good").code == 0
+    assert not manifest.exists()
