@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import single_plot
 from numpy.typing import NDArray
 from scipy import special
 from threadpoolctl import threadpool_limits
@@ -296,12 +297,7 @@ def draw(report: Mapping[str, Any], stem: Path) -> list[Path]:
         title = f"{name}: {found['rows']:,} x {found['columns']}, {found['drawn']} rows each"
         axes[0, column].set_title(title, loc="left", fontsize=8)
     axes[0, 0].legend(frameon=False, fontsize=7)
-    out = []
-    for suffix in (".png", ".svg"):
-        out.append(stem.with_suffix(suffix))
-        figure.savefig(out[-1], dpi=150)
-    plt.close(figure)
-    return out
+    return single_plot.save(figure, stem)
 
 
 if __name__ == "__main__":

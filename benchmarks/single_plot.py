@@ -32,12 +32,18 @@ def draw(report: Mapping[str, Any], stem: Path) -> list[Path]:
     for column, (name, case) in enumerate(shown.items()):
         _bars(axes[0, column], name, case, report["limit"])
         _curves(axes[1, column], case, report["tol"])
-    out = []
-    for suffix in (".png", ".svg"):
-        out.append(stem.with_suffix(suffix))
-        figure.savefig(out[-1], dpi=150)
+    return save(figure, stem)
+
+
+def save(figure: Any, stem: Path) -> list[Path]:
+    """Write a figure as STEM.png and STEM.svg, and close it; the files."""
+    from matplotlib import pyplot as plt
+
+    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    for file in files:
+        figure.savefig(file, dpi=150)
     plt.close(figure)
-    return out
+    return files
 
 
 def _bars(ax: Any, name: str, case: Mapping[str, Any], limit: float) -> None:
