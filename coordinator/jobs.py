@@ -39,7 +39,7 @@ from coordinator.errors import (
 )
 from coordinator.processes import born
 from coordinator.runtime import TaskRecord
-from coordinator.storage import FileStorage, MemoryStorage, Storage, json_object
+from coordinator.storage import FileStorage, MemoryStorage, Storage, json_made, json_object
 from coordinator.tasks import Report
 
 T = TypeVar("T")
@@ -157,7 +157,7 @@ class JobStore:
             raise JobMissingError(f"no job {job!r} in this store; {hint}") from None
         if raw.get("format") != FORMAT:
             raise JobError(f"job {job!r} was made by version {raw.get('version')!r} of overcast: use that one for it")
-        return _made(JobSpec, raw, key)
+        return json_made(JobSpec, raw, key)
 
     def status(self, job: str) -> Status:
         """The status; a job whose process is gone reads as interrupted."""
@@ -361,7 +361,7 @@ class JobStore:
         except KeyMissingError:
             self.spec(job)
             return Status("queued"), None  # its maker was killed between spec and status
-        status = _made(Status, json_object(data, key), key)
+        status = json_made(Status, json_object(data, key), key)
         if status.state not in get_args(Phase):
             raise DamagedError(key)
         if status.state in {"queued", "running"} and _gone(status):
@@ -369,13 +369,6 @@ class JobStore:
         if status.state == "running" and status.expires is not None and status.expires < time.time():
             status = replace(status, state="interrupted", message="its driver ended without a word; resume it")
         return status, version
-
-
-def _made(kind: type[T], found: Mapping[str, Any], key: str) -> T:
-    try:
-        return kind(**found)
-    except TypeError:
-        raise DamagedError(key) from None
 
 
 def _report(row: Sequence[float] | None) -> Report | None:

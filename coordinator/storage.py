@@ -14,10 +14,10 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from coordinator.arrays import NamedArrays
 from coordinator.errors import ConflictError, DamagedError, InputError, KeyMissingError, StorageError
 from coordinator.processes import born
 
+T = TypeVar("T")
 _KEY: Final = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=-]*(/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*")
 _TEMPORARY: Final = ".tmp"
 
@@ -85,6 +86,14 @@ def json_object(data: bytes, key: str) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     raise DamagedError(key)
+
+
+def json_made(kind: type[T], found: Mapping[str, Any], key: str) -> T:
+    """A dataclass of the fields in `found`, which is the JSON object of `key`; DamagedError where they are others."""
+    try:
+        return kind(**found)
+    except TypeError:
+        raise DamagedError(key) from None
 
 
 class MemoryStorage:

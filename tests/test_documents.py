@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,9 @@ def test_public_names_have_docstrings():
                 if callable(value) and not part.startswith("_") and value.__module__ == thing.__module__:
                     inherited = any(getattr(getattr(base, part, None), "__doc__", None) for base in thing.__mro__)
                     assert inherited, f"{name}.{part}"
+
+
+def test_the_wheel_holds_the_packages_whose_layers_are_checked():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    shipped = tool["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert shipped == tool["importlinter"]["root_packages"] == ["overcast", "coordinator", "sketches"]
