@@ -32,6 +32,7 @@ Watcher = Callable[[Mapping[str, Any]], None]
 Replay = Mapping[int, Mapping[str, Sequence[int]]]
 POLICIES: Final[Mapping[str, StragglerPolicy]] = {"wait": Wait(), "speculate": Speculate()}
 CANCELLED: Final = "cancelled"
+MOST_WORKERS: Final = 10_000
 COLD_STARTS: Final = "cold starts"  # beside kinds of phases
 MAP_MEMO: Final = 256 << 20  # bytes of items that local workers keep
 
@@ -82,8 +83,8 @@ def check_place(storage: Storage, spec: JobSpec) -> None:
     if spec.policy not in POLICIES:
         raise InputError(f"policy must be one of {', '.join(POLICIES)}, not {spec.policy!r}")
     check_executor(spec.executor, storage)
-    if spec.workers is not None and spec.workers < 1:
-        raise InputError(f"workers must be >= 1, not {spec.workers}")
+    if spec.workers is not None and not (isinstance(spec.workers, int) and 1 <= spec.workers <= MOST_WORKERS):
+        raise InputError(f"workers must be >= 1 and at most {MOST_WORKERS}, not {spec.workers!r}")
 
 
 def run_job(storage: Storage, job: str, watch: Watcher | None = None, replay: Replay | None = None) -> Result:

@@ -86,8 +86,9 @@ class Options:
                 raise UnknownNameError(name, value, known)
         if not 0 < self.accuracy < 1 or not 0 < self.level < 1:
             raise InputError(f"accuracy and level must lie between 0 and 1, not {self.accuracy} and {self.level}")
-        if min(self.rows, self.estimates, self.spare, self.seed) < 0:
-            raise InputError("rows, estimates, spare and seed must be >= 0")
+        for name, bits in (("rows", 31), ("estimates", 31), ("spare", 31), ("seed", 128)):
+            if not 0 <= (value := getattr(self, name)) < 1 << bits:
+                raise InputError(f"{name} must be >= 0 and below 2^{bits}, not {value}")
 
 
 @dataclass(frozen=True)

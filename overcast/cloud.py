@@ -32,6 +32,7 @@ _KINDS: Final[Mapping[str, type[OvercastError]]] = {
     "UnknownNameError": InputError,
     "JobMissingError": JobMissingError,
     "StorageError": StorageError,
+    "DamagedError": StorageError,
     "KeyMissingError": StorageError,
 }
 

@@ -17,6 +17,7 @@ from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.solvers import make_solver
 from coordinator.storage import Storage
+from overcast.commands.common import written
 from overcast.records import PhaseSum, by_phase, kind_of, lanes, marks
 
 
@@ -96,12 +97,6 @@ def write_report(storage: Storage, job: str, path: str | os.PathLike[str] | None
     story = tell(storage, job)
     out = Path(path) if path is not None else Path(f"report-{job}.html")
     text = page(story, plots(story))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(out, "w") as file:
+        file.write(text)
     return out

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -30,12 +30,14 @@ _AS_OPTIONS: Final = (
     (r"\bscale='none'", "--scale none"),
     (r"\bone_hot=\(['\"](.*?)['\"],\)", r"--one-hot \1"),
     (r"\bone_hot\b", "--one-hot"),
-    (r"\bn_features and index_base\b", "--n-features and --index-base"),
     (r"\blabelled=False", "--unlabelled"),
     (r"\b(replace|header)=True", r"--\1"),
     (r"\bstart='([^']*)'", r"--start \1"),
     (r"\bindex_base=(\d)", r"--index-base \1"),
     (r"\bn_features=(\d+)", r"--n-features \1"),
+    (r"\bn_features\b", "--n-features"),
+    (r"\bindex_base\b", "--index-base"),
+    (r"^seed is (.*) None ", r"--shuffle-seed is \1 none "),
     (r"\b(format|label|name|start)=(?![^\s,;:])", r"--\1"),
     (r"\bpass (?=--)", "say "),
 )
@@ -283,4 +285,5 @@ def written(path: Path, mode: str) -> Iterator[IO[Any]]:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # also where its folder is a file
+            temporary.unlink()

@@ -227,7 +227,7 @@ def test_two_policies_the_same_bits(store, ask):
         ({"solver": "lbfgs", "settings": {"memry": 3}}, r"setting of solver 'lbfgs' 'memry': did you mean 'memory'"),
         ({"solver": "lbfgs", "problem": {"loss": "logistic", "l1": 0.1}}, r"takes no l1 penalty"),
         ({"policy": "hope"}, r"policy must be one of wait, speculate, not 'hope'"),
-        ({"workers": 0}, r"workers must be >= 1, not 0"),
+        ({"workers": 0}, r"workers must be >= 1 and at most 10000, not 0"),
         ({"start": "job-x"}, r"no result yet|no job"),
     ],
 )

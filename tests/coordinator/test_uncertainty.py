@@ -196,7 +196,8 @@ def test_collinear_columns_are_named():
         ("squared", {}, {"covariance": "sandwich", "method": "estimate"}, "need the exact inverse"),
         ("squared", {}, {"method": "guess"}, "unknown method"),
         ("squared", {}, {"level": 1.5}, "between 0 and 1"),
-        ("squared", {}, {"rows": -1}, "must be >= 0"),
+        ("squared", {}, {"rows": -1}, "rows must be >= 0"),
+        ("squared", {}, {"estimates": 10**20}, r"estimates must be >= 0 and below 2\^31"),
         ("squared", {}, {"digits": 3}, "unknown option"),
     ],
 )

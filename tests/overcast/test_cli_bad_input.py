@@ -63,7 +63,7 @@ COMMANDS = [
     ("import pair.libsvm", r"pair\.libsvm, line 2, column 3: the index 'two' is not a whole number"),
     ("import label.libsvm", r"label\.libsvm, line 2: no label before '1:2'"),
     ("import cut.csv.gz", r"cut\.csv\.gz: damaged or cut-short"),
-    ("import utf16.csv", r"utf16\.csv, line 1: byte 0xff is no UTF-8 text: convert the file to UTF-8"),
+    ("import utf16.csv", r"utf16\.csv, line 1: byte 0x00 is no UTF-8 text: convert the file to UTF-8"),
     ("import latin.csv", r"latin\.csv, line 2: byte 0xe9 is no UTF-8 text"),
     ("import beyond.npz --label y5.npy", r"beyond\.npz: a broken sparse matrix \(.*indices must be < 4\)"),
     ("import cut.npz --label y5.npy", r"cut\.npz: not an \.npz file of numbers"),
@@ -97,6 +97,9 @@ COMMANDS = [
     ("import good.csv --shuffle-seed x", r"--shuffle-seed must be a whole number >= 0 or none, not 'x'"),
     ("import good.csv --block-mb 0", r"--block-mb: a number of megabytes above 0, up to 2048, not '0'"),
     ("import good.csv --index-base 0", r"--n-features and --index-base are for libsvm text, not for csv"),
+    ("import one.libsvm --n-features 0", r"--n-features is a number from 1 to 2147483647, not 0"),
+    ("import one.libsvm --index-base 7", r"--index-base is 0 or 1, not 7"),
+    ("import good.csv --shuffle-seed " + "9" * 40, r"--shuffle-seed is a number from 0 up to 2\^128, or none to keep"),
     ("import good.csv --blocks 3", r"unrecognized arguments: --blocks 3 \(see `overcast"),
     # problem and solver
     ("solve good.csv", r"no --loss: say what to minimise, such as --loss logistic"),
@@ -119,13 +122,13 @@ COMMANDS = [
     ("solve good.csv --loss logistic --max-iter 1.5", r"argument --max-iter: invalid int value: '1\.5'"),
     ("solve good.csv --loss logistic --seed -1", r"seed must be a whole number >= 0, not -1"),
     ("solve good.csv --loss logistic --seed 9999999999999999999999999999999999999999", r"seed must be .* below 2\^128"),
-    ("solve good.csv --loss logistic --set blocks=99999999999999999999", r"blocks"),
     ("solve good.csv --loss logistic --set l2=3", r"unknown setting of solver 'oversketched-newton' 'l2': choose one"),
     ("solve good.csv --loss huber --loss-option name=squared", r"name is no option of a loss: say --loss NAME"),
     ("solve good.csv --loss log-barrier", r"unknown loss 'log-barrier': choose one of huber, logistic, poisson, softm"),
     ("solve good.csv --cost complex.npy", r"needs its cost c: a vector of finite numbers"),
     ("solve '' --loss logistic", r"no data set \"''\" in this store"),
-    ("solve good.csv --loss logistic --workers 0", r"workers must be >= 1, not 0"),
+    ("solve good.csv --loss logistic --workers 0", r"workers must be >= 1 and at most 10000, not 0"),
+    ("solve good.csv --loss logistic --workers 100000000000", r"workers must be .* not 100000000000"),
     ("solve good.csv --loss logistic --policy hope", r"policy must be one of wait, speculate, not 'hope'"),
     ("solve good.csv --loss logistic --l1 1e-3 --solver lbfgs", r"lbfgs takes no l1 penalty: use proximal-newton"),
     ("solve good.csv --loss logistic --class-weight 7=2", r"unknown class in class_weight '7'"),
@@ -209,6 +212,7 @@ def test_results_that_cannot_be_used(bad, cli, tmp_path):
     assert "words.csv, line 3, column 2" in bad("predict", "latest", "words.csv")
     for command in (("result", "--save"), ("predict", "latest", "good.csv", "--output"), ("report", "--output")):
         assert re.search(r"cannot write no/such/folder: No such file", bad(*command, "no/such/folder"))
+        assert "cannot write good.csv/x: Not a directory" in bad(*command, "good.csv/x")
 
 
 def test_a_store_that_is_none(bad, tmp_path):
