@@ -231,7 +231,7 @@ def check_settings(solver: Any) -> None:
         if f.name == "max_iter" and not (isinstance(value, int) and value >= 1):
             raise InputError(f"{solver.name}: max_iter must be a whole number >= 1, not {value!r}")
         if f.name == "seed" and not (isinstance(value, int) and 0 <= value < 1 << 128):
-            raise InputError(f"{solver.name}: seed must be a whole number >= 0, below 2^128, not {value!r}")
+            raise InputError(f"{solver.name}: seed must be a whole number >= 0, not {value!r}, and below 2^128")
 
 
 _SAID = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a word", "None": "none"}
