@@ -264,6 +264,7 @@ class Environment:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._owner.gone(self)
         with self._reading:
+            self.output = -1  # what is opened next gets the number
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()

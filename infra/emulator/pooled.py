@@ -12,14 +12,15 @@ from werkzeug.serving import BaseWSGIServer
 
 
 class PooledServer(BaseWSGIServer):  # type: ignore[misc]
-    """Serves `app` on a port of 127.0.0.1 with at most `threads` requests at once."""
+    """Serves `app` on a socket that listens on 127.0.0.1, with at most `threads` requests at once."""
 
     multithread = True
-    request_queue_size = 512
 
-    def __init__(self, port: int, app: Callable[..., Any], threads: int) -> None:
+    def __init__(self, listener: socket.socket, app: Callable[..., Any], threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "request")
-        super().__init__("127.0.0.1", port, app, MotoRequestHandler)
+        host, port = listener.getsockname()
+        with listener:  # the server goes on with a copy
+            super().__init__(host, port, app, MotoRequestHandler, fd=listener.fileno())
 
     def process_request(self, request: socket.socket, client_address: tuple[str, int]) -> None:
         self._pool.submit(self._serve, request, client_address)

@@ -19,7 +19,8 @@ class Server:
 
     def __init__(self, port: int = 0, settings: PlaneSettings | None = None) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        port = port or _free_port()
+        listener = _listener(port)  # from now on: a port that is only chosen may be another's when imports are done
+        port = listener.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{port}"
         os.environ["MOTO_PORT"] = str(port)
         # moto reads these when it is imported
@@ -37,7 +38,7 @@ class Server:
         moto = DomainDispatcherApplication(create_backend_app)
         # Calls that wait hold a thread each, and what their functions ask of S3 needs threads beside them.
         threads = 2 * self.plane.settings.concurrency + 64
-        self._server = PooledServer(port, Front(moto, self.plane), threads)
+        self._server = PooledServer(listener, Front(moto, self.plane), threads)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -45,11 +46,13 @@ class Server:
         self._server.shutdown()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _listener(port: int) -> socket.socket:
+    """A socket that listens on the port; 0: on any. OSError where it is taken."""
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=512)
+    except OSError as error:
+        said = os.strerror(error.errno or 0)
+        raise OSError(f"cannot listen on 127.0.0.1:{port}: {said}; give another --port") from None
 
 
 def _route_triggers(plane: Plane) -> None:

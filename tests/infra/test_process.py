@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import pytest
 
 from infra.emulator.__main__ import main
 from infra.emulator.client import Emulator, EmulatorProcess
-from infra.emulator.functions import host_runtime
+from infra.emulator.environment import Environment
+from infra.emulator.functions import Function, host_runtime
 
 Eventually = Callable[..., None]
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +81,30 @@ def test_it_goes_with_its_parent(tmp_path: Path, eventually: Eventually) -> None
     eventually(lambda: not alive(process))
 
 
+def test_an_environment_that_is_gone_reads_nothing_of_others(tmp_path: Path, eventually: Eventually) -> None:
+    """Its pipe's number goes to the next file that is opened, such as another environment's connection."""
+
+    class Nobody:
+        def idle(self, environment: Environment) -> None: ...
+
+        def gone(self, environment: Environment) -> None: ...
+
+    reader, writer = os.pipe()
+    (tmp_path / "runtime").mkdir()
+    function = Function("f", "a", "1", "pass", host_runtime(), "r", "us-east-1", 128, 1.0, (), (str(tmp_path),))
+    environment = Environment(function, [sys.executable, "-c"], {"PYTHONPATH": ""}, tmp_path / "runtime", Nobody())
+    number, pipe = environment.output, environment._process.stdout
+    eventually(lambda: pipe.closed)
+    os.dup2(reader, number)
+    os.set_blocking(number, False)
+    os.write(writer, b"another's\n")
+    environment.drain()
+    assert os.read(number, 100) == b"another's\n"
+    assert environment.printed() == []
+    for one in (reader, writer, number):
+        os.close(one)
+
+
 def test_a_wrong_fault_plan_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text('{"rules": [{"fault": {"kind": "nap"}}]}')
@@ -86,6 +112,14 @@ def test_a_wrong_fault_plan_is_refused_in_one_line(tmp_path: Path, capsys: pytes
     said = capsys.readouterr().err
     assert said.startswith("emulator: rules[0].fault: kind must be one of")
     assert said.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"emulator: cannot listen on 127.0.0.1:{port}: Address already in use; give another --port\n"
 
 
 def test_another_runtime_is_refused_in_one_line(
