@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,9 +93,24 @@ def s3(s3_settings: str) -> Iterator[Any]:
     storage.client.close()
 
 
+@contextmanager
+def _alone_in_checkout() -> Iterator[None]:
+    folder = Path(__file__).resolve().parents[1] / ".overcast-local"
+    folder.mkdir(exist_ok=True)
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Callable[[], AbstractContextManager[None]]:
+    """Lock of dist/, node_modules/, .serverless/ and .overcast-local/, which all test processes share."""
+    return _alone_in_checkout
+
+
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """AWS on 127.0.0.1, one for all tests; needs the extra "emulator"."""
+    """AWS on 127.0.0.1, one for all tests of this process; needs the extra "emulator"."""
     for needed in ("boto3", "moto", "awslambdaric"):
         pytest.importorskip(needed, reason=f'{needed} is not installed: pip install -e ".[emulator]"')
     from infra.emulator.client import EmulatorProcess
@@ -103,14 +120,15 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="session")
-def deployment(emulator: Emulator) -> Deployment:
+def deployment(emulator: Emulator, checkout: Callable[[], AbstractContextManager[None]]) -> Deployment:
     """The stack of serverless.yml on the emulator, with the package of this checkout; needs Node.js."""
     from infra import stack
     from infra.osls import DeployError, install
 
-    try:
-        install()
-    except DeployError as error:
-        pytest.skip(f"cannot deploy: {error}")
-    stack.build_local()
-    return Deployment(emulator, stack.create(emulator.variables, stack.Options(lease=5)))
+    with checkout():
+        try:
+            install()
+        except DeployError as error:
+            pytest.skip(f"cannot deploy: {error}")
+        stack.build_local()
+        return Deployment(emulator, stack.create(emulator.variables, stack.Options(lease=5)))

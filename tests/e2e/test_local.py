@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,19 +31,20 @@ def run(*arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture
-def up() -> Iterator[Mapping[str, str]]:
+def up(checkout: Any) -> Iterator[Mapping[str, str]]:
     """Variables of a local deployment that is up."""
     if osls.find_node() is None:
         pytest.skip('Node.js 20 or newer is needed to deploy: pip install -e ".[deploy]"')
     if local.load() is not None:
         pytest.skip("a local deployment runs already in this checkout: python -m infra.local down")
-    run("up", "--detach", "--port", "0", "--memory", "256,512,1024", "--driver-timeout", "30")
+    with checkout():
+        run("up", "--detach", "--port", "0", "--memory", "256,512,1024", "--driver-timeout", "30")
     yield json.loads(local.STATE.read_text())["variables"]
     run("down")
 
 
 @pytest.mark.e2e
-def test_up_deploys_by_osls_and_down_leaves_nothing(up: Mapping[str, str]) -> None:
+def test_up_deploys_by_osls_and_down_leaves_nothing(up: Mapping[str, str], checkout: Any) -> None:
     assert up["AWS_ENDPOINT_URL"] in run("status")
     exported = run("env")
     assert f"export OVERCAST_BUCKET={up['OVERCAST_BUCKET']}\n" in exported
@@ -59,7 +61,8 @@ def test_up_deploys_by_osls_and_down_leaves_nothing(up: Mapping[str, str]) -> No
     answer = functions.invoke(FunctionName=up["OVERCAST_WORKERS"].split(",")[0], Payload=b"{}")
     assert "FunctionError" not in answer, answer["Payload"].read()
     run("up", "--detach", code=1)  # one at a time
-    said = osls.run(["info", "--stage", "local", *local.Options().params()], up)
+    with checkout():
+        said = osls.run(["info", "--stage", "local", *local.Options().params()], up)
     assert up["OVERCAST_API"] in said
     state = json.loads(local.STATE.read_text())
     running = Emulator(state["endpoint"], state["pid"], up)

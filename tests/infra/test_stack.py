@@ -61,6 +61,14 @@ def prepared(deployment: Any) -> Any:
     return deployment
 
 
+@pytest.fixture(scope="module")
+def production(deployment: Any, checkout: Any) -> dict[str, Any]:
+    """The template of a real stage."""
+    assert deployment.stack.stage == "local"
+    with checkout():
+        return stack.template(stack.Options(stage="prod"), real=True)
+
+
 def attempts(deployment: Any, role: str, deploy: Callable[..., Any]) -> dict[str, str]:
     """What a function with this role gets when it tries everything."""
     functions = deployment.emulator.client("lambda")
@@ -133,19 +141,16 @@ def test_the_functions_are_as_the_contract_has_them(deployment: Any) -> None:
     assert stacked.api.startswith(f"{deployment.emulator.endpoint}/_url/")
 
 
-def test_the_template_is_clean_by_cfn_lint(deployment: Any) -> None:
+def test_the_template_is_clean_by_cfn_lint(production: dict[str, Any]) -> None:
     from cfnlint.api import lint
 
-    assert deployment.stack.stage == "local"
-    document = stack.template(stack.Options(stage="prod"), real=True)
-    assert [str(match) for match in lint(json.dumps(document))] == []
+    assert [str(match) for match in lint(json.dumps(production))] == []
     wrong = {"Resources": {"Bucket": {"Type": "AWS::S3::Bucket", "Properties": {"Bogus": 1}}}}
     assert [match.rule.id for match in lint(json.dumps(wrong))] == ["E3002"]
 
 
-def test_a_real_stage_is_private_sized_and_bounded(deployment: Any) -> None:
-    assert deployment.stack.stage == "local"
-    resources = stack.template(stack.Options(stage="prod"), real=True)["Resources"]
+def test_a_real_stage_is_private_sized_and_bounded(production: dict[str, Any]) -> None:
+    resources = production["Resources"]
     functions = {k: v["Properties"] for k, v in resources.items() if v["Type"] == "AWS::Lambda::Function"}
     sizes = {"Worker": 1769, "WorkerDashlarge": 3538, "WorkerDashxlarge": 7076}
     for name, size in sizes.items():

@@ -29,7 +29,7 @@ def answering(s3_settings):
 
     Handler.do_POST = Handler.do_GET
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # looks for its end that often
     thread.start()
     client = CloudClient(f"http://127.0.0.1:{server.server_port}/")
 
