@@ -23,7 +23,7 @@ Rows = Any  # dense (n, d), or CSR
 # Two products over a chunk of rows that stays in cache between them. A thread that waits for the interpreter's lock
 # sleeps, for 33 us where this was measured (2 virtual cores that share 32 MB of cache, float32 rows of 8 kB): chunks
 # are large enough that waits are few, and of up to 500 such rows, for which elementwise functions keep the lock.
-# Of the rate of reading, a gradient pass ran at 59 % with chunks of 2 MB, 61-64 % with 3-4 MB and 59 % with 8 MB.
+# Of the rate of reading, gradient passes ran at 54-59 % with chunks of 2 MB, 58-64 % with 3-4 MB and 58-60 % with 8 MB.
 CHUNK_BYTES: Final = 15 << 18
 CHUNK_ROWS: Final = 128
 
