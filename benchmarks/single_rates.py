@@ -62,8 +62,8 @@ def measure(folder: Path) -> dict[str, float]:
             objective = Objective(part, ctx)
             at = objective.at(w)
             gram = _best(lambda: objective.gram(at), 3)
-    out |= {name: data.nbytes / float(np.median(column)) for name, column in zip(passes, seconds.T, strict=True)}
     for name, column in zip(passes, seconds.T, strict=True):
+        out[name] = data.nbytes / float(np.median(column))
         out[f"{name}_of_read"] = float(np.median(seconds[:, 0] / column))
     out["gram"] = part.data.n_rows * meta.columns**2 / gram  # a symmetric product: half the flops of a general one
     return out
