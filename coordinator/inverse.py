@@ -195,7 +195,7 @@ def leverage(work: Work, *, problem: Params) -> Arrays:
         if rowwise.loss.multi:
             raise InputError("leverage scores are of losses with one output: not of softmax")
         weight = rowwise.weighed(rowwise.hessian())
-        for rows, part in rowwise.chunks(double=True):
+        for rows, part in rowwise.chunks(np.dtype(np.float64)):
             top = half[:-1] if rowwise.intercept else half
             projected = part @ top + (half[-1] if rowwise.intercept else 0.0)
             out.append(weight[rows] * np.einsum("ij,ij->i", projected, projected))

@@ -21,7 +21,7 @@ def evaluate(work: Work, *, problem: Problem) -> Arrays:
         def slope(z: Array, rows: slice, rowwise: Rowwise = rowwise, y: Array = y) -> Array:
             return rowwise.weighed(rowwise.loss.gradient(z, y[rows]), rows)
 
-        z, g0, g = through(rowwise, rowwise.chunks(), w, bias, slope)
+        z, g0, g = through(rowwise, w, bias, slope)
         rowwise.keep(z)
         value += float(rowwise.weighed(rowwise.loss.value(z, rowwise.y)).sum())
         gradient = add(gradient, join(g, g0 if rowwise.intercept else None))
@@ -55,7 +55,8 @@ def gradients(work: Work, *, problem: Problem, steps: list[float]) -> Arrays:
         u = rowwise.margins("w1") - z0
         slopes = [rowwise.weighed(rowwise.loss.gradient(z0 + step * u, rowwise.y)) for step in steps]
         R = np.concatenate([dz.reshape(dz.shape[0], -1) for dz in slopes], axis=1)
-        G = np.sum([left(part, R[rows].astype(part.dtype)) for rows, part in rowwise.chunks()], axis=0, dtype=float)
+        parts = rowwise.chunks(rowwise.dtype)
+        G = np.sum([left(part, R[rows].astype(part.dtype)) for rows, part in parts], axis=0, dtype=float)
         if rowwise.intercept:
             G = np.concatenate([G, R.sum(axis=0, keepdims=True)])
         K = R.shape[1] // len(steps)
@@ -78,7 +79,7 @@ def product(work: Work, *, problem: Problem, exact: bool) -> Arrays:
             product = rowwise.loss.product(scale[rows], u)
             return rowwise.weighed(product, rows) if rowwise.loss.multi else product
 
-        _, hv0, hv = through(rowwise, rowwise.chunks(exact), v, v0, bend)
+        _, hv0, hv = through(rowwise, v, v0, bend)
         out = add(out, join(hv, hv0 if rowwise.intercept else None))
     assert out is not None
     return (out,)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -125,10 +125,15 @@ class Rowwise:
         s = self.weight[rows]
         return values * (s if values.ndim == 1 else s[:, None])
 
-    def chunks(self, double: bool | None = None) -> Iterator[tuple[slice, Rows]]:
-        """Rows by the chunk: the same cuts wherever margins are computed, so that their bits agree."""
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of margins, losses and gradients."""
+        return np.dtype(np.float64) if self.double else self.block.X.dtype
+
+    def chunks(self, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Rows]]:
+        """Rows by the chunk, in their own dtype or float64: the same cuts wherever margins are, so that bits agree."""
         X = self.block.X
-        upcast = (self.double if double is None else double) and X.dtype != np.float64
+        upcast = X.dtype != dtype
         # sparse gradients are as long as w: one chunk, so that they are added once
         size = CHUNK_BYTES >> int(upcast) if isinstance(X, np.ndarray) or upcast else 1 << 62
         for start, stop, part in chunks(X, size, CHUNK_ROWS):
@@ -140,7 +145,7 @@ class Rowwise:
 
     def narrow(self, w: Array) -> Array:
         """A parameter in the dtype of the products."""
-        return w if self.double else w.astype(self.block.X.dtype, copy=False)
+        return w.astype(self.dtype, copy=False)
 
     def margins(self, name: str) -> Array:
         """Z of the block for the parameter input `name`, from the memo where it is."""
@@ -150,7 +155,7 @@ class Rowwise:
         w, bias = split(self._work.input(name), self.p, self.intercept)
         w = self.narrow(w)
         z = self.empty(w)
-        for rows, part in self.chunks():
+        for rows, part in self.chunks(w.dtype):
             right(part, w, z[rows])
         z += np.asarray(bias, w.dtype)
         z = z.astype(np.float64, copy=False)
@@ -198,11 +203,7 @@ def add(total: Array | None, part: Array) -> Array:
 
 
 def through(
-    rowwise: Rowwise,
-    parts: Iterable[tuple[slice, Rows]],
-    w: Array,
-    bias: Array | float,
-    derive: Callable[[Array, slice], Array],
+    rowwise: Rowwise, w: Array, bias: Array | float, derive: Callable[[Array, slice], Array]
 ) -> tuple[Array, Array, Array]:
     """Z = X w + bias, r = derive(z, rows) and X'r in one reading of the rows; all in the dtype of w.
 
@@ -212,7 +213,7 @@ def through(
     bias = np.asarray(bias, w.dtype)
     sums = np.zeros(w.shape[1:])
     products = []
-    for rows, part in parts:
+    for rows, part in rowwise.chunks(w.dtype):
         here = z[rows]
         right(part, w, here)
         if rowwise.intercept:
