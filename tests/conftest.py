@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import lzma
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,22 @@ def real() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@cache
+def _read_adult(path: Path) -> tuple[Any, Any]:
+    from sklearn.datasets import load_svmlight_file
+
+    with lzma.open(path) as file:
+        X, y = load_svmlight_file(file, n_features=123)
+    X.indices, X.indptr = X.indices.astype("int32"), X.indptr.astype("int32")
+    return X, y
+
+
+@pytest.fixture
+def adult(real: Callable[[str], Path]) -> tuple[Any, Any]:
+    """a9a: 32,561 rows of 123 binary columns, sparse, and targets -1 and 1; read once."""
+    return _read_adult(real("libsvm/a9a.xz"))
 
 
 @pytest.fixture(scope="session")

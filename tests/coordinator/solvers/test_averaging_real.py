@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_svmlight_file
 
 from coordinator.data.blocks import memory_blocks
 from coordinator.problem import problem_from_spec
@@ -25,17 +24,15 @@ SOLVERS = {
 }
 
 
-def a9a(real):
-    with lzma.open(real("libsvm/a9a.xz")) as file:
-        return load_svmlight_file(file, n_features=123)
+SETS = ("a9a", "flights")
 
 
-def late(real):
+@pytest.fixture
+def rows(source, request):
+    if source == "a9a":
+        return request.getfixturevalue("adult")
     X, y, _ = flights()
     return X, y.astype(float)
-
-
-SETS = {"a9a": a9a, "flights": late}
 
 
 def blocks_of(X, y, rows_per_block):
@@ -53,9 +50,9 @@ def blocks_of(X, y, rows_per_block):
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("source", SETS)
-def test_every_solver_gets_there_with_a_tenth_of_the_workers_dead(Bench, real, source, name):
+def test_every_solver_gets_there_with_a_tenth_of_the_workers_dead(Bench, rows, source, name):
     """To 1e-8. Two of 20 estimates never come; of the tasks of sums, a tenth die once."""
-    X, y = SETS[source](real)
+    X, y = rows
     storage, data = blocks_of(X, y, rows_per_block=len(y) // 20 + 1)
     problem = problem_from_spec({"loss": "logistic", "l2": 1 / len(y)}, data)
     solver = make_solver(name, {"tol": 1e-8, SOLVERS[name]: 20, "spare": 2})
@@ -81,8 +78,8 @@ def errors(client, loss, l2=0.0):
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("source", SETS)
-def test_estimated_standard_errors_are_within_two_per_cent(real, source):
-    X, y = SETS[source](real)
+def test_estimated_standard_errors_are_within_two_per_cent(rows, source):
+    X, y = rows
     client = Client()
     client.import_data(X, "set", target=y)
     exact, found = errors(client, "logistic", l2=1 / len(y))

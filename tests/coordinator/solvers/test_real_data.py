@@ -45,19 +45,6 @@ def plain(X):
 
 
 @cache
-def read_adult(path):
-    with lzma.open(path) as file:
-        X, y = load_svmlight_file(file, n_features=123)
-    return plain(X), y
-
-
-@pytest.fixture
-def adult(real):
-    """a9a: 32,561 rows of 123 binary columns, sparse."""
-    return read_adult(real("libsvm/a9a.xz"))
-
-
-@cache
 def read_table(path, target):
     with lzma.open(path, "rt") as file:
         rows = np.loadtxt(file, delimiter=",")
