@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from coordinator.errors import InputError, UnknownNameError
 
@@ -111,22 +112,14 @@ class Logistic(Loss):
     curvature: ClassVar[float | None] = 0.25
 
     def value(self, z: Array, y: Array) -> Array:
-        m = y * z
-        return np.log1p(np.exp(-np.abs(m))) - np.minimum(m, 0)
+        return -special.log_expit(y * z)
 
     def gradient(self, z: Array, y: Array) -> Array:
-        m = y * z
-        e = np.exp(-np.abs(m))  # in (0, 1]: no overflow at any margin; a tenth of the time of expit in float32
-        return -y * np.where(m > 0, e, 1) / (1 + e)
+        s = -y
+        return s * special.expit(s * z)
 
     def hessian(self, z: Array, y: Array) -> Array:  # noqa: ARG002  the same for both classes
-        e = np.exp(-np.abs(z))
-        return e / (1 + e) ** 2
-
-    def both(self, z: Array, y: Array) -> tuple[Array, Array]:
-        m = y * z
-        e = np.exp(-np.abs(m))
-        return np.log1p(e) - np.minimum(m, 0), -y * np.where(m > 0, e, 1) / (1 + e)
+        return special.expit(z) * special.expit(-z)
 
 
 @dataclass(frozen=True)
@@ -293,8 +286,8 @@ def loss_from_spec(spec: str | dict[str, Any] | Loss) -> Loss:
     if name not in LOSSES:
         raise UnknownNameError("loss", name, public_losses())
     kind = LOSSES[name]
-    known = [f.name for f in fields(kind)]
     for key, value in options.items():
+        known = [f.name for f in fields(kind)]
         if key not in known:
             raise UnknownNameError(f"option of loss {name!r}", key, known or ["(it has none)"])
         if not is_number(value):
