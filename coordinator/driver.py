@@ -19,7 +19,7 @@ from coordinator.kernels import join, memo_bytes
 from coordinator.linear_program import KIND, LinearProgram, program_from_spec
 from coordinator.losses import is_number
 from coordinator.mapping import is_map, run_map
-from coordinator.phases import Speculate, StragglerPolicy, Wait
+from coordinator.phases import Speculate, StragglerPolicy
 from coordinator.problem import Problem, problem_from_spec
 from coordinator.profile import Profile, measure
 from coordinator.results import Result, load_result, make_result, save_result
@@ -30,7 +30,7 @@ from coordinator.storage import FileStorage, Storage
 
 Watcher = Callable[[Mapping[str, Any]], None]
 Replay = Mapping[int, Mapping[str, Sequence[int]]]
-POLICIES: Final[Mapping[str, StragglerPolicy]] = {"wait": Wait(), "speculate": Speculate()}
+POLICIES: Final[Mapping[str, StragglerPolicy | None]] = {"wait": None, "speculate": Speculate()}
 CANCELLED: Final = "cancelled"
 MOST_WORKERS: Final = 10_000
 COLD_STARTS: Final = "cold starts"  # beside kinds of phases

@@ -57,14 +57,6 @@ class StragglerPolicy(Protocol):
 
 
 @dataclass(frozen=True)
-class Wait:
-    """Never duplicate."""
-
-    def backups(self, running: dict[int, float], finished: Sequence[float]) -> list[int]:  # noqa: ARG002
-        return []
-
-
-@dataclass(frozen=True)
 class Speculate:
     """Duplicate a task once it has run `factor` times the `quantile` of finished ones (spec D3: 1.5 x p90).
 
@@ -89,20 +81,22 @@ class PhaseState:
 
     Attributes
     ----------
+    policy : None never duplicates.
     only : replay: wait for exactly these results. results, failures : by task, `failures` the last one of each.
     attempts : how often each task was launched, of `max_attempts`.
     fatal : an error that another attempt would meet again.
     """
 
     phase: Phase
-    policy: StragglerPolicy
+    policy: StragglerPolicy | None
     max_attempts: int = 3
     only: frozenset[int] | None = None
     results: dict[int, Arrays] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     fatal: str | None = None
-    _running: dict[int, dict[int, float]] = field(default_factory=dict)  # task -> attempt -> when it was launched
+    # task without a result -> attempt -> when it was launched
+    _running: dict[int, dict[int, float]] = field(default_factory=dict)
     _durations: list[float] = field(default_factory=list)
 
     def start(self, now: float) -> list[Launch]:
@@ -118,6 +112,7 @@ class PhaseState:
             return []
         if outcome.result is not None:
             self.results[index] = outcome.result
+            del self._running[index]
             self._durations.append(now - since)
             return []
         self.failures[index] = outcome.error or "it ended without a result"
@@ -130,10 +125,9 @@ class PhaseState:
 
     def backups(self, now: float) -> list[Launch]:
         """Second copies of tasks that the policy calls stragglers."""
-        if self.done or self.fatal is not None:
+        if self.policy is None or self.done or self.fatal is not None:
             return []
-        running = {i: live for i, live in self._running.items() if i not in self.results}
-        age = {i: now - since for i, live in running.items() if len(live) == 1 for since in live.values()}
+        age = {i: now - since for i, live in self._running.items() if len(live) == 1 for since in live.values()}
         slow = self.policy.backups(age, self._durations)
         return [self._launch(i, now) for i in slow if self.attempts[i] < self.max_attempts]
 
@@ -149,7 +143,7 @@ class PhaseState:
         """Why the phase can never decode, or None while it still may."""
         if self.fatal is not None:
             return self.fatal
-        if self.done or any(live for i, live in self._running.items() if i not in self.results):
+        if self.done or any(self._running.values()):
             return None
         lost = [i for i in self._wanted if i not in self.results]
         why = next((self.failures[i] for i in lost if i in self.failures), "no result arrived")

@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 from coordinator.errors import CancelledError, PhaseError
 from coordinator.executors.base import Executor
 from coordinator.executors.local import default_workers
-from coordinator.phases import Outcome, Phase, PhaseState, StragglerPolicy, Wait
+from coordinator.phases import Outcome, Phase, PhaseState, StragglerPolicy
 from coordinator.storage import Storage
 from coordinator.tasks import Arrays, Report, put_once
 
@@ -100,7 +100,7 @@ class Runtime:
 
     executor: Executor
     scratch: Storage
-    policy: StragglerPolicy = field(default_factory=Wait)
+    policy: StragglerPolicy | None = None
     max_attempts: int = 3
     prefix: str = "step"
     replay: Mapping[str, Sequence[int]] = field(default_factory=dict)

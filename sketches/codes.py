@@ -81,7 +81,7 @@ class Uncoded:
 
     def decodable(self, done: Set[int]) -> bool:
         """Whether all tasks are done."""
-        return all(task in done for task in range(self.n_tasks))
+        return len(done) >= self.n_tasks and all(task in done for task in range(self.n_tasks))
 
     def decode(self, results: Mapping[int, Arrays]) -> list[Arrays]:
         """Return the results in task order; ValueError unless all are there."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.phases import Outcome, Phase, PhaseState, Speculate, Wait
+from coordinator.phases import Outcome, Phase, PhaseState, Speculate
 from coordinator.tasks import Task
 from sketches import GroupQuorum, ProductCode, Quorum, Replication, Uncoded
 
@@ -31,7 +31,7 @@ def value(code, i):
     return (sum(blocks[b] for b in code.parity_members(i)),)
 
 
-def make(code, policy=Wait(), **options):  # noqa: B008  frozen
+def make(code, policy=None, **options):
     tasks = [Task("any", f"out/{i}") for i in range(code.n_tasks)]
     return PhaseState(Phase("toy", tasks, code), policy, **options)
 
@@ -207,8 +207,11 @@ def test_speculate_takes_the_quantile():
     assert Speculate(quantile=1.0, factor=1.0, least=0.0).backups({0: 20.5}, finished) == [0]
 
 
-def test_wait_never_duplicates():
-    assert Wait().backups({0: 1e9}, [1e-9] * 100) == []
+def test_without_a_policy_nothing_is_duplicated():
+    state = make(Uncoded(8))
+    for launch in state.start(0.0)[:7]:
+        state.record(ok(launch), 1e-9)
+    assert state.backups(1e9) == []
 
 
 def test_replay_runs_and_uses_only_what_was_recorded():
