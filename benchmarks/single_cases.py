@@ -25,7 +25,7 @@ CASES = ("a", "b-narrow", "b-wide", "c", "d")
 NAME = "rows"  # of the data set in the store of case a
 CHUNK = 16_384
 SMALL_ROWS = 20_000
-BLOCK = 32 << 20  # bytes; what an import makes
+BLOCK = 64 << 20  # bytes; what an import makes
 
 
 class Skip(Exception):  # noqa: N818  not an error: a case that cannot be had here
@@ -71,7 +71,7 @@ class Meta:
 
 def prepare(case: str, folder: Path, small: bool, data: Path | None) -> Meta:
     """Make `case` in `folder`, unless it is there; raises Skip."""
-    key = json.dumps([case, small, 6])
+    key = json.dumps([case, small, 7])
     found = folder / "meta.json"
     if found.exists() and (meta := load_meta(folder)).key == key:
         return meta

@@ -223,8 +223,8 @@ def memory_blocks(
     n, d = X.shape
     nbytes = X.nbytes if isinstance(X, np.ndarray) else X.data.nbytes + X.indices.nbytes
     if rows_per_block is None:
-        # blocks of 2 to 32 MB, sixteen of them where the data is large enough: work for every core, little overhead
-        size = min(max(nbytes / 16, 2 << 20), 32 << 20)
+        # blocks of 2 to 64 MB, sixteen of them where the data is large enough: work for every core, little overhead
+        size = min(max(nbytes / 16, 2 << 20), 64 << 20)
         rows_per_block = max(1, int(np.ceil(n / max(1, round(nbytes / size)))))
     keys, rows = [], []
     for i, start in enumerate(range(0, n, rows_per_block)):

@@ -58,7 +58,7 @@ class ImportOptions:
     n_features: int | None = None
     index_base: int = 1
     seed: int | None = 0
-    block_bytes: int = 32 << 20
+    block_bytes: int = 64 << 20
     scale: Literal["none", "std", "maxabs"] = "none"
     on_bad_row: Literal["error", "skip"] = "error"
     header: bool | None = None

@@ -122,7 +122,7 @@ def add_import_options(parser: argparse.ArgumentParser, title: str) -> None:
     group.add_argument("--layout", metavar="LAYOUT", help="dense or csr (default: what suits the data)")
     group.add_argument("--shuffle-seed", metavar="N", help="seed of the random order of rows, or none (default: 0)")
     group.add_argument("--scale", metavar="HOW", help="divide columns: none, std or maxabs (default: none)")
-    group.add_argument("--block-mb", type=_megabytes, metavar="MB", help="largest size of a block (default: 32)")
+    group.add_argument("--block-mb", type=_megabytes, metavar="MB", help="largest size of a block (default: 64)")
     group.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used")
     group.add_argument("--replace", action="store_true", help="replace a data set of this name")
 
