@@ -13,6 +13,7 @@ from coordinator.data.importing import Progress
 from coordinator.driver import Watcher, check_place, check_spec, run_job, run_map_job
 from coordinator.errors import InputError
 from coordinator.jobs import JobSpec, JobStore, new_id
+from coordinator.listing import list_jobs
 from coordinator.losses import loss_from_spec
 from coordinator.mapping import create_map
 from coordinator.problem import Penalty
@@ -188,9 +189,7 @@ class Client(stores.DataSets):
 
     def jobs(self) -> tuple[JobHandle, ...]:
         """All jobs, oldest first."""
-        made = {job: self._jobs.spec(job).created for job in self._jobs.ids()}
-        found = sorted(made, key=lambda job: made[job])
-        return tuple(JobHandle(self.storage, job, allow_code=self.allow_code) for job in found)
+        return tuple(JobHandle(self.storage, job.id, allow_code=self.allow_code) for job in list_jobs(self._jobs))
 
     list = jobs
 

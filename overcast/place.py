@@ -8,34 +8,23 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from coordinator.errors import InputError, JobMissingError, StorageError
 from coordinator.jobs import JobStore, Status
+from coordinator.listing import Seen, list_jobs
 from overcast import store as stores
 from overcast.handle import JobHandle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.jobs import JobSpec
     from coordinator.storage import Storage
     from overcast.cloud import CloudClient, CloudJob
 
 LOCAL: Final = "local"
 ROOT: Final = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One line of a list of jobs."""
-
-    id: str
-    data: str
-    solver: str
-    status: Status
 
 
 class FolderPlace(stores.DataSets):
@@ -50,11 +39,9 @@ class FolderPlace(stores.DataSets):
         """The job that an id, its unambiguous beginning or "latest" means."""
         return JobHandle(self.storage, stores.find_job(JobStore(self.storage), None if text == "latest" else text))
 
-    def jobs(self) -> list[Seen]:
+    def jobs(self) -> tuple[Seen, ...]:
         """All jobs, oldest first."""
-        store = JobStore(self.storage)
-        specs: list[JobSpec] = sorted((store.spec(job) for job in store.ids()), key=lambda spec: spec.created)
-        return [Seen(spec.id, spec.data, spec.solver, JobHandle(self.storage, spec.id).status()) for spec in specs]
+        return list_jobs(JobStore(self.storage), look=lambda job: JobHandle(self.storage, job).status())
 
 
 class CloudPlace(stores.DataSets):
@@ -88,9 +75,9 @@ class CloudPlace(stores.DataSets):
             raise InputError(f"{len(found)} jobs begin with {text!r}: {', '.join(found[:4])}; write more of the id")
         return self.cloud.job(text)  # an old one, or none
 
-    def jobs(self) -> list[Seen]:
+    def jobs(self) -> tuple[Seen, ...]:
         """The newest jobs, oldest first."""
-        return [Seen(item["id"], item["data"], item["solver"], Status(**item["status"])) for item in self.cloud.list()]
+        return tuple(Seen(**item | {"status": Status(**item["status"])}) for item in self.cloud.list())
 
 
 Place: TypeAlias = FolderPlace | CloudPlace

@@ -17,7 +17,7 @@ from coordinator.results import Result, load_result
 from coordinator.runtime import TaskRecord
 from coordinator.solvers import make_solver
 from coordinator.storage import Storage
-from overcast.commands.common import written
+from overcast.files import written
 from overcast.records import PhaseSum, by_phase, kind_of, lanes, marks
 
 

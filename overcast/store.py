@@ -20,6 +20,7 @@ from coordinator.data.frames import is_frame
 from coordinator.data.importing import ImportOptions, ImportReport, Progress, import_data
 from coordinator.errors import ConflictError, InputError, JobMissingError, KeyMissingError, UnknownNameError
 from coordinator.jobs import JobStore
+from coordinator.listing import list_jobs
 from coordinator.profile import Profile, measure, stored_profile
 from coordinator.storage import FileStorage, MemoryStorage, Storage
 
@@ -242,17 +243,17 @@ def find_job(store: JobStore, text: str | None, states: tuple[str, ...] = ()) ->
 
     Raises JobMissingError when there is none, InputError when several begin like this.
     """
-    ids = sorted(store.ids(), key=lambda job: store.spec(job).created) if not text else store.ids()
     if text:
+        ids = store.ids()
         if text in ids:
             return text
         found = [job for job in ids if job.startswith(text)]
         if len(found) > 1:
             raise InputError(f"{len(found)} jobs begin with {text!r}: {', '.join(found[:4])}; write more of the id")
         return found[0] if found else store.spec(text).id
-    for job in reversed(ids):
-        if not states or store.status(job).state in states:
-            return job
+    for job in reversed(list_jobs(store)):
+        if not states or job.status.state in states:
+            return job.id
     what = f"no {' or '.join(states)} job" if states else "no job"
     raise JobMissingError(f"{what} in this store")
 

@@ -47,6 +47,7 @@ from coordinator.errors import (
 )
 from coordinator.jobs import JobSpec, JobStore, Status, new_id
 from coordinator.linear_program import LinearProgram
+from coordinator.listing import list_jobs
 from coordinator.problem import Problem
 from coordinator.results import load_result
 from coordinator.s3 import S3Storage
@@ -140,15 +141,7 @@ class Api:
         return make_quote(spec, problem, self._deployment.memory).to_json()
 
     def _list(self, call: _Call) -> Any:  # noqa: ARG002
-        found = []
-        for job in self._store.ids(MOST_JOBS):
-            try:
-                spec, status = self._store.spec(job), self._store.status(job)
-            except (JobError, StorageError):  # deleted meanwhile, or of another version
-                continue
-            about = {"id": job, "data": spec.data, "solver": spec.solver, "created": spec.created}
-            found.append(about | {"status": asdict(status)})
-        return {"jobs": sorted(found, key=lambda item: float(item["created"]))}
+        return {"jobs": [asdict(seen) for seen in list_jobs(self._store, MOST_JOBS)]}
 
     def _look(self, call: _Call) -> Any:
         spec = self._store.spec(_job(call.job))

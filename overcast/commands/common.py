@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.errors import InputError
 
@@ -271,19 +268,3 @@ def again(args: argparse.Namespace, *words: str) -> str:
     """A command to go on with, at the same place."""
     where = ["--store", args.store] if args.store else ["--stage", args.stage] if args.stage else []
     return shlex.join(["overcast", *words, *where])
-
-
-@contextmanager
-def written(path: Path, mode: str) -> Iterator[IO[Any]]:
-    """A file that appears under its name whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    encoding = None if "b" in mode else "utf-8"
-    try:
-        with temporary.open(mode, encoding=encoding) as file:
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # also where its folder is a file
-            temporary.unlink()

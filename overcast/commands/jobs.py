@@ -22,9 +22,9 @@ from overcast.commands.common import (
     print_json,
     print_table,
     say,
-    written,
 )
 from overcast.commands.results import add_result
+from overcast.files import written
 
 if TYPE_CHECKING:
     from overcast.place import Job

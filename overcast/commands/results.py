@@ -19,8 +19,8 @@ from overcast.commands.common import (
     print_table,
     reading_options,
     say,
-    written,
 )
+from overcast.files import written
 
 _JOB = " JOB is an id, its unambiguous beginning, or latest."
 

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from coordinator.errors import InputError, JobError, JobMissingError, StorageError
-from coordinator.jobs import JobSpec, JobStore, new_id
+from coordinator.jobs import JobSpec, JobStore, Status, new_id
+from coordinator.listing import list_jobs
 from coordinator.runtime import TaskRecord
 from coordinator.solvers.base import State
 from coordinator.storage import MemoryStorage
@@ -270,3 +272,25 @@ def test_keys_are_those_of_the_module_text(store):
     store.cancel("job-one")
     names = sorted(re.sub("^jobs/job-one/", "", key) for key in store.storage.list("jobs"))
     assert names == ["cancel", "events/000012.json", "spec.json", "states/000012", "status.json", "tasks/000012"]
+
+
+def test_a_job_that_cannot_be_read_hides_no_other(store):
+    def put(name, created):
+        spec = asdict(replace(SPEC, id=name, created=created))
+        store.storage.put(f"jobs/{name}/spec.json", json.dumps(spec).encode())
+
+    put("job-two", 2.0)
+    put("job-one", 3.0)
+    put("job-odd", 1.0)
+    store.storage.put("jobs/job-odd/status.json", b'{"state": "odd"}')
+    store.storage.put("jobs/job-bad/spec.json", b"{")
+    store.storage.put("jobs/job-old/spec.json", json.dumps({"format": 99, "version": "9.9"}).encode())
+    bad, odd, old, two, one = list_jobs(store)
+    assert (two.id, two.status.state, one.id) == ("job-two", "queued", "job-one")
+    assert [seen.status.state for seen in (bad, odd, old)] == ["interrupted"] * 3
+    assert "jobs/job-bad/spec.json is damaged" in bad.status.message
+    assert "jobs/job-odd/status.json is damaged" in odd.status.message
+    assert "'9.9'" in old.status.message
+    assert [seen.id for seen in list_jobs(store, 2)] == ["job-two", "job-one"]
+    looked = list_jobs(store, look=lambda job: Status("done", message=job))
+    assert [seen.status.message for seen in looked[2:]] == ["job-odd", "job-two", "job-one"]

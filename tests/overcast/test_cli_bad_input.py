@@ -233,6 +233,9 @@ def test_a_damaged_job_is_named_and_can_be_cleaned(cli, folder, tmp_path, monkey
     ran = cli("result", "job-one")
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert f"jobs/job-one/{name} is damaged: restore it, or delete" in ran.err or "was made by version" in ran.err
+    listed = cli("jobs")
+    assert (listed.code, listed.err) == (0, "")
+    assert "job-one" in listed.out
     if "made by" not in ran.err:
         assert cli("jobs", "clean", "job-one").code == 0
         assert not path.exists()
