@@ -63,6 +63,7 @@ def test_the_form_of_the_model(loss, K, d, what, matrices):
     if what == "diagonal":
         assert plan.rows == 0
         assert plan.predicted.keys() == {"metric", "pcg"}
+        assert plan.strategy == ("metric" if matrices == 1 else "pcg")
     assert ("exact" in plan.predicted) == (what == "full")
 
 
