@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from moto.awslambda.models import EventInvokeConfig, LambdaFunction
 from moto.awslambda.utils import get_backend
@@ -25,12 +25,18 @@ _ENDPOINT = ""
 class _Resource:
     """What moto asks of every model; it finds models among the direct subclasses of CloudFormationModel."""
 
+    kind: ClassVar[str]
+
     def __init__(self, name: str) -> None:
         self.name = name
 
     @property
     def physical_resource_id(self) -> str:
         return self.name
+
+    @classmethod
+    def cloudformation_type(cls) -> str:
+        return cls.kind
 
     @staticmethod
     def cloudformation_name_type() -> str:
@@ -55,15 +61,14 @@ class _Resource:
         return cls.create_from_cloudformation_json(new_resource_name, cloudformation_json, account_id, region_name)
 
     @classmethod
-    @abstractmethod
     def create_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: dict[str, Any],
-        account_id: str,
-        region_name: str,
-        **_: Any,
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
     ) -> Any:
+        return cls.made(resource_name, cloudformation_json.get("Properties", {}), account_id, region_name)
+
+    @classmethod
+    @abstractmethod
+    def made(cls, name: str, given: dict[str, Any], account: str, region: str) -> Any:
         """Make it of its properties, with references resolved."""
 
     @classmethod
@@ -77,21 +82,12 @@ class _Resource:
 class FunctionUrl(_Resource, CloudFormationModel):  # type: ignore[misc]
     """The URL of a function, under the emulator's endpoint."""
 
-    @staticmethod
-    def cloudformation_type() -> str:
-        return "AWS::Lambda::Url"
+    kind = "AWS::Lambda::Url"
+    url = ""
 
     @classmethod
-    def create_from_cloudformation_json(
-        cls,
-        resource_name: str,  # noqa: ARG003 - moto passes all by name
-        cloudformation_json: dict[str, Any],
-        account_id: str,
-        region_name: str,
-        **_: Any,
-    ) -> FunctionUrl:
-        given = cloudformation_json["Properties"]
-        function = get_backend(account_id, region_name).get_function(given["TargetFunctionArn"])
+    def made(cls, name: str, given: dict[str, Any], account: str, region: str) -> FunctionUrl:  # noqa: ARG003
+        function = get_backend(account, region).get_function(given["TargetFunctionArn"])
         config = {key: given[key] for key in ("AuthType", "Cors", "InvokeMode") if key in given}
         if function.url_config:
             function.update_url_config(config)
@@ -102,8 +98,6 @@ class FunctionUrl(_Resource, CloudFormationModel):  # type: ignore[misc]
         made.url = function.url_config.url
         return made
 
-    url = ""
-
     def get_cfn_attribute(self, attribute_name: str) -> str:
         return {"FunctionUrl": self.url, "FunctionArn": self.name}[attribute_name]
 
@@ -111,23 +105,15 @@ class FunctionUrl(_Resource, CloudFormationModel):  # type: ignore[misc]
 class AsyncConfig(_Resource, CloudFormationModel):  # type: ignore[misc]
     """Retries and destinations of asynchronous invocations."""
 
-    @staticmethod
-    def cloudformation_type() -> str:
-        return "AWS::Lambda::EventInvokeConfig"
+    kind = "AWS::Lambda::EventInvokeConfig"
 
     @classmethod
-    def create_from_cloudformation_json(
-        cls,
-        resource_name: str,  # noqa: ARG003 - moto passes all by name
-        cloudformation_json: dict[str, Any],
-        account_id: str,
-        region_name: str,
-        **_: Any,
-    ) -> AsyncConfig:
-        given = cloudformation_json["Properties"]
-        function = get_backend(account_id, region_name).get_function(given["FunctionName"])
-        config = {key: int(given[key]) for key in ("MaximumRetryAttempts", "MaximumEventAgeInSeconds") if key in given}
-        config |= {key: given[key] for key in ("DestinationConfig",) if key in given}
+    def made(cls, name: str, given: dict[str, Any], account: str, region: str) -> AsyncConfig:  # noqa: ARG003
+        function = get_backend(account, region).get_function(given["FunctionName"])
+        limits = ("MaximumRetryAttempts", "MaximumEventAgeInSeconds")
+        config: dict[str, Any] = {key: int(given[key]) for key in limits if key in given}
+        if "DestinationConfig" in given:
+            config["DestinationConfig"] = given["DestinationConfig"]
         function.event_invoke_config[:] = [EventInvokeConfig(function.function_arn, function.last_modified, config)]
         return cls(f"{function.function_name}:{given.get('Qualifier')}")
 
@@ -135,45 +121,26 @@ class AsyncConfig(_Resource, CloudFormationModel):  # type: ignore[misc]
 class BucketPolicy(_Resource, CloudFormationModel):  # type: ignore[misc]
     """A bucket policy without its statements about TLS."""
 
-    @staticmethod
-    def cloudformation_type() -> str:
-        return "AWS::S3::BucketPolicy"
+    kind = "AWS::S3::BucketPolicy"
 
     @classmethod
-    def create_from_cloudformation_json(
-        cls,
-        resource_name: str,  # noqa: ARG003 - moto passes all by name
-        cloudformation_json: dict[str, Any],
-        account_id: str,
-        region_name: str,  # noqa: ARG003
-        **_: Any,
-    ) -> BucketPolicy:
-        given = cloudformation_json["Properties"]
+    def made(cls, name: str, given: dict[str, Any], account: str, region: str) -> BucketPolicy:  # noqa: ARG003
         # moto ignores the conditions of bucket policies, and plain HTTP is all there is here
         kept = [item for item in given["PolicyDocument"]["Statement"] if "aws:SecureTransport" not in json.dumps(item)]
         if kept:
             document = {**given["PolicyDocument"], "Statement": kept}
-            s3_backends[account_id]["aws"].put_bucket_policy(given["Bucket"], json.dumps(document).encode())
+            s3_backends[account]["aws"].put_bucket_policy(given["Bucket"], json.dumps(document).encode())
         return cls(given["Bucket"])
 
 
 class Alarm(_Resource, CloudFormationModel):  # type: ignore[misc]
     """An alarm: kept in name only, for the emulator has no metrics that could set it off."""
 
-    @staticmethod
-    def cloudformation_type() -> str:
-        return "AWS::CloudWatch::Alarm"
+    kind = "AWS::CloudWatch::Alarm"
 
     @classmethod
-    def create_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: dict[str, Any],  # noqa: ARG003 - moto passes all by name
-        account_id: str,  # noqa: ARG003
-        region_name: str,  # noqa: ARG003
-        **_: Any,
-    ) -> Alarm:
-        return cls(resource_name)
+    def made(cls, name: str, given: dict[str, Any], account: str, region: str) -> Alarm:  # noqa: ARG003
+        return cls(name)
 
 
 def _complete(function: Any, given: dict[str, Any]) -> Any:
