@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 
-from coordinator.data.blocks import Block, RowBlocks, csr_rows, csr_view, manifest_key, open_data
+from coordinator.data.blocks import MOST_BLOCK, Block, RowBlocks, csr_rows, csr_view, manifest_key, open_data
 from coordinator.errors import InputError
 from coordinator.storage import FileStorage
 
@@ -25,7 +25,6 @@ CASES = ("a", "b-narrow", "b-wide", "c", "d")
 NAME = "rows"  # of the data set in the store of case a
 CHUNK = 16_384
 SMALL_ROWS = 20_000
-BLOCK = 64 << 20  # bytes; what an import makes
 
 
 class Skip(Exception):  # noqa: N818  not an error: a case that cannot be had here
@@ -180,7 +179,7 @@ def _synthetic(folder: Path, key: str, small: bool) -> Meta:
     truth = rng.standard_normal(d)
     truth *= 2 / np.sqrt(s2 @ (Q @ truth) ** 2)  # margins of deviation 2: noisy labels, far from separable
     storage = FileStorage(folder / "store")
-    size = min(BLOCK // (4 * d), n // 16)
+    size = min(MOST_BLOCK // (4 * d), n // 16)
     keys, rows = [], []
     for i, start in enumerate(range(0, n, size)):
         count = min(size, n - start)

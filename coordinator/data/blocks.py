@@ -23,6 +23,7 @@ from coordinator.errors import InputError, KeyMissingError, StorageError
 from coordinator.storage import Storage
 
 FORMAT: Final = 1
+LEAST_BLOCK, MOST_BLOCK = 2 << 20, 64 << 20  # bytes
 Array = NDArray[Any]
 
 
@@ -207,6 +208,11 @@ def load_scale(storage: Storage, data: RowBlocks) -> NDArray[np.float64] | None:
     return None if data.scale_key is None else np.array(storage.get_arrays(data.scale_key)["scale"])
 
 
+def block_count(nbytes: float, most: int = MOST_BLOCK) -> int:
+    """Blocks for so many bytes of rows: sixteen, work for every core, unless these are below 2 MB or above `most`."""
+    return max(1, round(nbytes / min(max(nbytes / 16, LEAST_BLOCK), most)))
+
+
 def memory_blocks(
     storage: Storage,
     name: str,
@@ -223,9 +229,7 @@ def memory_blocks(
     n, d = X.shape
     nbytes = X.nbytes if isinstance(X, np.ndarray) else X.data.nbytes + X.indices.nbytes
     if rows_per_block is None:
-        # blocks of 2 to 64 MB, sixteen of them where the data is large enough: work for every core, little overhead
-        size = min(max(nbytes / 16, 2 << 20), 64 << 20)
-        rows_per_block = max(1, int(np.ceil(n / max(1, round(nbytes / size)))))
+        rows_per_block = max(1, -(-n // block_count(nbytes)))
     keys, rows = [], []
     for i, start in enumerate(range(0, n, rows_per_block)):
         part = slice(start, min(start + rows_per_block, n))

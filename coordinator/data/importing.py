@@ -35,7 +35,7 @@ import numpy as np
 
 from coordinator.data import libsvm
 from coordinator.data.arrange import Arrangement, Tally
-from coordinator.data.blocks import RowBlocks, block_hash, manifest_key
+from coordinator.data.blocks import RowBlocks, block_count, block_hash, manifest_key
 from coordinator.data.columnar import read_arrays, read_npy, read_npz
 from coordinator.data.delimited import read_delimited
 from coordinator.data.files import FORMATS, check_file, format_of
@@ -48,7 +48,6 @@ from coordinator.storage import FileStorage, Storage, check_key
 
 __all__ = ["ImportOptions", "ImportReport", "Progress", "import_data"]
 
-LEAST_BLOCK: Final = 2 << 20
 _DELIMITERS: Final = {"csv": b",", "tsv": b"\t"}
 
 
@@ -269,8 +268,7 @@ def _write(
     storage: Storage, prefix: str, rows: Rows, arrangement: Arrangement, intake: Intake, source: str
 ) -> RowBlocks:
     options = intake.options
-    size = min(max(intake.rows * arrangement.row_bytes / 16, LEAST_BLOCK), options.block_bytes)
-    n_blocks = max(1, round(intake.rows * arrangement.row_bytes / size))
+    n_blocks = block_count(intake.rows * arrangement.row_bytes, options.block_bytes)
     keys: list[str] = []
     counts: list[int] = []
     hashes: list[str] = []

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from coordinator.data.blocks import MOST_BLOCK
 from coordinator.errors import InputError
 
 Array = NDArray[Any]
@@ -58,7 +59,7 @@ class ImportOptions:
     n_features: int | None = None
     index_base: int = 1
     seed: int | None = 0
-    block_bytes: int = 64 << 20
+    block_bytes: int = MOST_BLOCK
     scale: Literal["none", "std", "maxabs"] = "none"
     on_bad_row: Literal["error", "skip"] = "error"
     header: bool | None = None
